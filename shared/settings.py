@@ -29,6 +29,9 @@ class InvalidSetting(Permanent):
 class Keys(dict[str, str]):
     """API keys by name, written ``name:key,name:key``; a part without a colon is a key named ``default``."""
 
+    def __hash__(self) -> int:  # type: ignore[override]  # keys are read once and never changed: a default of a field
+        return hash(frozenset(self.items()))
+
     @classmethod
     def parse(cls, text: str) -> "Keys":
         """Read the pairs.
