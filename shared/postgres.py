@@ -17,7 +17,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 _MIGRATION_LOCK = 0x7261746368657400 >> 1
 _CONNECT_TIMEOUT_S = 5
 # A server that vanishes without a goodbye (power, network) is noticed after about 15 s instead of after hours.
-_KEEPALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
+_KEEPALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2,
+                              "tcp_user_timeout": 15_000}
 
 _BUSY = {"25006", "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03"}
 _UNSTORABLE = {"22", "54"}
