@@ -1,0 +1,101 @@
+"""Brings an emptied Redis back from the artifact directory."""
+
+import msgspec
+
+from schemas.manifest import Manifest
+from shared.logs import Log
+from shared.registry import envelope
+from shared.registry.artifacts import Artifacts, JournalLine
+from shared.registry.entries import aliases_of
+from shared.registry.journal import Journal
+from shared.registry.store import RedisStore
+from shared.registry.values import Aliases, Corrupt, NotFound, Restored, number_of
+
+_log = Log("ratchet.registry")
+_PAGE = 500
+
+
+class Restorer:
+    """Writes tensors, manifests, counter and log, and the aliases last: nothing serves from a half-restored loop."""
+
+    def __init__(self, store: RedisStore, artifacts: Artifacts) -> None:
+        self._store, self._artifacts = store, artifacts
+        self._journal = Journal(store, artifacts)
+
+    def restore(self, loop: str) -> Restored:
+        """Restore one loop. What Redis has already is left as it is."""
+        damaged: dict[str, str] = {}
+        with self._artifacts.lock(loop, "publish"):
+            manifests = self._manifests(loop, damaged)
+            lost = {manifest.version for manifest in manifests if not self._has_weights(manifest)}
+            n_blobs = self._blobs([manifest for manifest in manifests if manifest.version not in lost], damaged)
+            for manifest in manifests:
+                self._store.put_manifest(loop, manifest.version, number_of(manifest.version), envelope.seal(manifest))
+            self._store.put_collected(loop, lost)
+            known = self._store.is_known(loop)
+            with self._artifacts.lock(loop, "counter"):
+                self._store.put_counter(loop, self._artifacts.counter(loop))
+            lines, bad = self._artifacts.journal(loop)
+            if bad:
+                damaged[f"{loop}/journal.jsonl"] = f"lines {', '.join(map(str, bad))} are damaged"
+            n_entries = 0 if known else self._entries(loop, lines)
+            if not known:
+                self._store.put_aliases(loop, _state(lines))
+                self._store.change(loop, "restore", actor="registry", reason="Redis had lost this loop",
+                                   expect_epoch=None)
+                self._journal.catch_up(loop)
+        aliases = self._aliases(loop)
+        for path, reason in damaged.items():
+            _log.error("artifact_damaged", loop=loop, path=path, reason=reason)
+        report = Restored(loop=loop, n_versions=len(manifests), n_blobs=n_blobs, n_entries=n_entries,
+                          champion=aliases.champion, epoch=aliases.epoch, damaged=damaged)
+        _log.info("registry_restored", loop=loop, n_versions=report.n_versions, n_blobs=n_blobs, n_entries=n_entries,
+                  champion=report.champion, n_damaged=len(damaged))
+        return report
+
+    def _manifests(self, loop: str, damaged: dict[str, str]) -> list[Manifest]:
+        found = []
+        for version in self._artifacts.versions(loop):
+            try:
+                found.append(self._artifacts.manifest(loop, version))
+            except (Corrupt, NotFound) as exc:
+                damaged[f"{loop}/manifests/{version}.json"] = str(exc)
+        return found
+
+    def _has_weights(self, manifest: Manifest) -> bool:
+        return all(self._artifacts.blob_path(manifest.loop, ref.sha256).exists() or
+                   self._store.has_blob(manifest.loop, ref) for ref in manifest.tensors.values())
+
+    def _blobs(self, manifests: list[Manifest], damaged: dict[str, str]) -> int:
+        n_written = 0
+        refs = {(manifest.loop, ref): None for manifest in manifests for ref in manifest.tensors.values()}
+        for loop, ref in refs:
+            if self._store.has_blob(loop, ref):
+                continue
+            try:
+                self._store.put_blob(loop, ref.sha256, self._artifacts.blob(loop, ref.sha256))
+                n_written += 1
+            except Corrupt as exc:
+                damaged[f"{loop}/blobs/{ref.sha256}"] = str(exc)
+        return n_written
+
+    def _entries(self, loop: str, lines: list[JournalLine]) -> int:
+        last = _order(self._store.last_id(loop))
+        missing = [line for line in lines if _order(line.id) > last]
+        for start in range(0, len(missing), _PAGE):
+            self._store.put_log(loop, missing[start:start + _PAGE])
+        return len(missing)
+
+    def _aliases(self, loop: str) -> Aliases:
+        return aliases_of(self._store.aliases(loop))
+
+
+def _state(lines: list[JournalLine]) -> dict[str, str]:
+    """The aliases after the journal's last line; epoch 0 when nothing was ever promoted."""
+    text = next((line.entry["state"] for line in reversed(lines) if "state" in line.entry), "{}")
+    return {"epoch": "0"} | msgspec.json.decode(text, type=dict[str, str])
+
+
+def _order(identity: str) -> tuple[int, int]:
+    ms, _, n = identity.partition("-")
+    return int(ms), int(n or 0)
