@@ -22,6 +22,9 @@ HEADER = "content-type"
 Item = TypeVar("Item", Event, Prediction, DeadLetter)
 T = TypeVar("T")
 
+# Nesting beyond Python's recursion limit is one more way of being undecodable.
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -66,11 +69,11 @@ class Decoder(Generic[T]):
         if kind.partition(";")[0].strip() != FRAME:
             try:
                 return [self._one.decode(value)], []
-            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            except _UNDECODABLE as exc:
                 return [], [(value, _invalid(exc))]
         try:
             return self._many.decode(value), []
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _UNDECODABLE:
             return self._decode_each(value)
 
     def _decode_each(self, value: bytes) -> tuple[list[T], list[tuple[bytes, Invalid]]]:
@@ -78,12 +81,12 @@ class Decoder(Generic[T]):
         bad: list[tuple[bytes, Invalid]] = []
         try:
             parts = self._raw.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except _UNDECODABLE as exc:
             return [], [(value, _invalid(exc))]
         for part in parts:
             try:
                 good.append(self._one.decode(part))
-            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            except _UNDECODABLE as exc:
                 bad.append((bytes(part), _invalid(exc)))
         return good, bad
 

@@ -35,6 +35,8 @@ CREATE TABLE predictions (
     arm        text        NOT NULL,
     propensity real        NOT NULL
 );
+-- Floats do not compress: trying costs time on every write and finds nothing.
+ALTER TABLE predictions ALTER COLUMN embedding SET STORAGE EXTERNAL;
 
 -- One row for each (event, feedback kind of a loop) that names a prediction; it may come before its prediction.
 CREATE TABLE feedback (
@@ -46,10 +48,12 @@ CREATE TABLE feedback (
     label         text        NOT NULL,
     subject       text        NOT NULL,
     event_time    timestamptz NOT NULL,
-    late          boolean     NOT NULL DEFAULT false,
+    received_at   timestamptz NOT NULL,
+    late          boolean     NOT NULL DEFAULT false,  -- its kind's window had passed when it happened or arrived
     PRIMARY KEY (loop, kind, project, event_id)
 );
-CREATE INDEX feedback_by_prediction ON feedback (prediction_id);
+-- With the time, the deciding (newest) feedback of a prediction is one index step however many there are.
+CREATE INDEX feedback_by_prediction ON feedback (prediction_id, event_time);
 
 -- One row per prediction id seen in a prediction or a feedback: its row lock orders workers that join the same
 -- prediction, and its deadline says when the prediction matures without feedback.
@@ -88,6 +92,7 @@ CREATE TABLE examples (
     PRIMARY KEY (loop, seq),
     UNIQUE (prediction_id, revision)
 );
+ALTER TABLE examples ALTER COLUMN embedding SET STORAGE EXTERNAL;
 
 -- One row per event and feature, append-only: counts, rates, recency and last values of any window are exact as of
 -- any time, whatever the order of arrival.
