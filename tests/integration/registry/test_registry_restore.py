@@ -1,0 +1,149 @@
+"""The durable copy: an emptied Redis comes back as it was, and old weights go without taking others along."""
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from shared.registry import NotFound, Registry
+from shared.registry.artifacts import Artifacts
+
+from .conftest import LOOP, World, tensors_of
+
+
+def _everything(client: redis.Redis) -> dict[bytes, object]:
+    """What Redis holds, except the counter and what the restore itself writes."""
+    found: dict[bytes, object] = {}
+    for key in client.scan_iter("*"):
+        kind = client.type(key)
+        if kind == b"string" and not key.endswith(b":counter"):
+            found[key] = client.get(key)
+        elif kind == b"zset":
+            found[key] = client.zrange(key, 0, -1, withscores=True)
+        elif kind == b"set":
+            found[key] = client.smembers(key)
+    return found
+
+
+def test_an_emptied_redis_is_restored_as_it_was(world: World) -> None:
+    for _ in range(3):
+        world.champion()
+    world.registry.rollback(LOOP, actor="op", reason="worse")
+    world.registry.record(LOOP, "rejected", actor="gate", reason="no", version="v4")
+    before, log, aliases = _everything(world.client), world.registry.log(LOOP), world.registry.aliases(LOOP)
+    world.client.flushdb()
+    [report] = world.registry.restore()
+    assert (report.n_versions, report.n_blobs, report.n_entries, report.champion) == (3, 4, len(log), "v2")
+    assert report.damaged == {}
+    assert _everything(world.client) == before
+    assert world.registry.log(LOOP)[:-1] == log
+    assert world.registry.log(LOOP)[-1].action == "restored"
+    now = world.registry.aliases(LOOP)
+    assert (now.champion, now.previous, now.pinned) == (aliases.champion, aliases.previous, aliases.pinned)
+    assert now.epoch == aliases.epoch + 1
+    assert world.registry.next_version(LOOP) == "v4"
+
+
+def test_restoring_twice_or_a_whole_redis_changes_nothing(world: World) -> None:
+    world.champion()
+    world.client.flushdb()
+    world.registry.restore(LOOP)
+    log = world.registry.log(LOOP)
+    [report] = world.registry.restore(LOOP)
+    assert (report.n_blobs, report.n_entries, report.champion) == (0, 0, "v1")
+    assert world.registry.log(LOOP) == log
+
+
+def test_a_follower_misses_nothing_over_a_restore(world: World) -> None:
+    world.champion()
+    last = world.registry.last_entry_id(LOOP)
+    world.client.flushdb()
+    world.registry.restore()
+    world.champion()
+    assert [entry.action for entry in world.registry.follow(LOOP, last, block_ms=10)] == \
+        ["restored", "published", "promoted"]
+
+
+def test_an_emptied_loop_is_restored_before_it_is_changed(world: World) -> None:
+    world.champion()
+    world.client.flushdb()
+    version = world.publish().version
+    assert version == "v2"
+    aliases = world.registry.promote(LOOP, version, actor="t", reason="better")
+    assert (aliases.champion, aliases.previous, aliases.epoch) == ("v2", "v1", 3)
+
+
+def test_one_loop_is_restored_without_touching_another(world: World) -> None:
+    world.champion()
+    world.publish(loop="other")
+    world.client.flushdb()
+    world.registry.restore("other")
+    assert [manifest.version for manifest in world.registry.versions("other")] == ["v1"]
+    assert world.registry.aliases(LOOP).champion is None
+
+
+def test_entries_that_a_killed_process_did_not_write_down_are_written_by_the_next(world: World) -> None:
+    world.champion()
+    journal = world.artifacts / LOOP / "journal.jsonl"
+    whole = journal.read_bytes()
+    for cut in (whole.index(b"\n") + 1, whole.index(b"\n") + 30):
+        journal.write_bytes(whole[:cut])
+        world.registry.record(LOOP, "noted", actor="t", reason="alive")
+        good, _ = Artifacts(world.artifacts).journal(LOOP)
+        assert [line.entry["action"] for line in good][:3] == ["published", "promoted", "noted"]
+
+
+@pytest.mark.parametrize("bit", [0, 77, 500, 1000])
+def test_a_damaged_journal_line_costs_that_line_only(world: World, flip: Callable[[bytes, int], bytes],
+                                                     bit: int) -> None:
+    for _ in range(3):
+        world.champion()
+    journal = world.artifacts / LOOP / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    journal.write_bytes(b"\n".join([flip(lines[0], bit), *lines[1:]]))
+    world.client.flushdb()
+    [report] = world.registry.restore()
+    assert list(report.damaged) == [f"{LOOP}/journal.jsonl"]
+    assert (report.champion, report.n_entries) == ("v3", 5)
+
+
+def test_a_damaged_artifact_is_reported_and_the_rest_restored(world: World) -> None:
+    first = world.champion(seed=1)
+    world.champion(seed=2)
+    path = Artifacts(world.artifacts).blob_path(LOOP, first.tensors["head.weight"].sha256)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    world.client.flushdb()
+    [report] = world.registry.restore()
+    assert list(report.damaged) == [f"{LOOP}/blobs/{first.tensors['head.weight'].sha256}"]
+    assert report.champion == "v2"
+    assert set(world.registry.tensors(world.registry.manifest(LOOP, "v2"))) == set(tensors_of(2))
+
+
+def test_collecting_keeps_what_may_still_serve(world: World) -> None:
+    for _ in range(6):
+        world.champion()
+    world.registry.heartbeat(LOOP, "slow", "v2", "d" * 64, 2)
+    assert world.registry.collect(LOOP, keep=1) == 3
+    for version in ("v2", "v5", "v6"):
+        assert world.registry.tensors(world.registry.manifest(LOOP, version))
+    assert len(list(world.artifacts.rglob("*.safetensors"))) == 4
+    assert len(list(world.client.scan_iter("*:blob:*"))) == 4
+    assert [manifest.version for manifest in world.registry.versions(LOOP)] == [f"v{n}" for n in range(6, 0, -1)]
+    assert world.registry.collect(LOOP, keep=1) == 0
+
+
+def test_a_version_without_weights_is_neither_promoted_nor_rolled_back_to(world: World) -> None:
+    for _ in range(4):
+        world.champion()
+    world.registry.collect(LOOP, keep=1)
+    with pytest.raises(NotFound, match="collected"):
+        world.registry.promote(LOOP, "v1", actor="op", reason="old times")
+    world.client.flushdb()
+    world.registry.restore()
+    with pytest.raises(NotFound, match="collected"):
+        world.registry.pin(LOOP, "v2", actor="op", reason="old times")
+    assert world.registry.rollback(LOOP, actor="op", reason="worse").champion == "v3"
+
+
+def test_a_restore_from_an_empty_directory_restores_nothing(world: World) -> None:
+    assert Registry.connect(world.redis_url, world.artifacts / "none").restore() == []
