@@ -1,0 +1,127 @@
+"""The stack that the demo plays against: found, or started and stopped again, through the ``ratchet`` command."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import Permanent, Transient
+from services.demo.product import Endpoints
+
+_START_TIMEOUT_S = 900  # the first start downloads Kafka's jars
+_COMMAND_TIMEOUT_S = 90
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the stack keeps what it learned; read once, at the end of a run, for the accounts."""
+
+    postgres_url: str
+    redis_url: str
+    artifacts_dir: Path
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack that is ready.
+
+    Attributes:
+        data_dir: Its data folder.
+        ours: Whether the demo started it, and so stops it again.
+        fresh: Whether its data folder was made for this run, and so goes with it.
+        rss_bytes: Memory by service, as ``ratchet status`` tells it.
+    """
+
+    at: Endpoints
+    stores: Stores
+    data_dir: Path
+    ours: bool
+    fresh: bool
+    champions: Mapping[str, str | None]
+    rss_bytes: Mapping[str, int]
+
+
+def find(data_dir: Path | None, *, ours: bool = False, fresh: bool = False) -> Stack | None:
+    """Return the running stack of a data folder, or of the default one; None when none is ready."""
+    told = _status(data_dir)
+    if told is None:
+        return None
+    services = told["services"]
+    if not all(services.get(name, {}).get("ready") for name in ("collector", "inference", "processor", "trainer")):
+        return None
+    keys = told["keys"]
+    folder = Path(told["data_dir"])
+    return Stack(
+        at=Endpoints(services["collector"]["url"].rstrip("/"), services["inference"]["url"].rstrip("/"),
+                     _one_key(keys["collect"]), _one_key(keys["infer"])),
+        stores=Stores(services["postgres"]["url"], services["redis"]["url"], folder / "artifacts"),
+        data_dir=folder, ours=ours, fresh=fresh,
+        champions={name: loop.get("champion") for name, loop in told["loops"].items()},
+        rss_bytes={name: service["rss_bytes"] for name, service in services.items() if service.get("rss_bytes")},
+    )
+
+
+def start(data_dir: Path, loops_dir: Path, *, fresh: bool) -> Stack:
+    """Start a stack and wait until it is ready; what it says goes to the terminal.
+
+    Raises:
+        Permanent: It could not be started; it said why.
+    """
+    command = [*_ratchet(), "up", "--detach", "--data-dir", str(data_dir), "--loops", str(loops_dir)]
+    try:
+        done = subprocess.run(command, timeout=_START_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as exc:
+        raise Permanent(f"the stack was not ready after {_START_TIMEOUT_S} s; its logs are in {data_dir}") from exc
+    found = find(data_dir, ours=True, fresh=fresh) if done.returncode == 0 else None
+    if found is None:
+        raise Permanent(f"the stack could not be started (`ratchet up` ended with {done.returncode}); "
+                        f"its logs are in {data_dir}")
+    return found
+
+
+def stop(data_dir: Path, *, remove: bool) -> None:
+    """Stop the stack of a data folder, and remove the folder if asked.
+
+    Raises:
+        Transient: It did not stop; the folder is left.
+    """
+    try:
+        done = subprocess.run([*_ratchet(), "down", "--data-dir", str(data_dir)], timeout=_COMMAND_TIMEOUT_S,
+                              check=False, capture_output=True, text=True)
+    except subprocess.TimeoutExpired as exc:
+        raise Transient(f"the stack in {data_dir} did not stop; `ratchet down --data-dir {data_dir}` tries again"
+                        ) from exc
+    if done.returncode != 0:
+        raise Transient(f"the stack in {data_dir} did not stop: {done.stderr.strip() or done.stdout.strip()}")
+    if remove:
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _status(data_dir: Path | None) -> dict[str, Any] | None:
+    where = ["--data-dir", str(data_dir)] if data_dir else []
+    try:
+        done = subprocess.run([*_ratchet(), "status", "--json", *where], timeout=_COMMAND_TIMEOUT_S, check=False,
+                              capture_output=True, text=True)
+        told = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, json.JSONDecodeError):
+        return None
+    return told if isinstance(told, dict) and told.get("services") else None
+
+
+def _one_key(keys: Any) -> str:
+    """A key of those the status names: written alone, or by name."""
+    return next(iter(keys.values())) if isinstance(keys, dict) else str(keys)
+
+
+def _ratchet() -> list[str]:
+    return [sys.executable, "-m", "services.cli.main"]
+
+
+def fresh_folder(now: str) -> Path:
+    """A data folder for one run, beside the default one."""
+    return Path(os.environ.get("RATCHET_DATA_DIR") or ".data").absolute() / f"demo-{now}"

@@ -1,0 +1,143 @@
+"""What a run has seen so far, kept by the product app and shown by the screen and the live page."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.demo.metrics import NO_VERSION, Answer, percentile, window_of
+
+_RATE_SPAN_S = 5.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How a run stands at a moment; what the screen and the live page show.
+
+    Attributes:
+        phase: What the demo is doing, in a few words.
+        window: How many messages "recent" means.
+        recent: Accuracy over the last ``window`` messages; None before the first answer.
+        overall: Accuracy over all messages so far.
+        static: Accuracy of the never-updated version on the messages it was asked so far; None before.
+        loop_p50_s, loop_p95_s: Running estimate of the loop time; None before the first swap.
+        version: The version that answered last.
+        versions: How many versions the loop has published.
+        failed: Requests that were not answered with success.
+    """
+
+    phase: str
+    elapsed_s: float
+    done: int
+    total: int
+    rate: float
+    window: int
+    recent: float | None
+    overall: float | None
+    static: float | None
+    static_version: str
+    version: str
+    versions: int
+    swaps: int
+    loop_p50_s: float | None
+    loop_p95_s: float | None
+    accepted: int
+    failed: int
+
+
+class Tally:
+    """Counts a run. Used from one event loop only, so it needs no lock.
+
+    Args:
+        total: Messages that will be played.
+        now: The clock, in seconds; all times are on it, and 0 is the run's start.
+    """
+
+    def __init__(self, total: int, now: Callable[[], float]) -> None:
+        self.total, self.window = total, window_of(total)
+        self.now = now
+        self.phase = "starting"
+        self.answers: list[Answer] = []
+        self.accepted_s: dict[str, float] = {}
+        self.event_ids: list[str] = []
+        self.failures: Counter[str] = Counter()
+        self.predict_s: list[float] = []
+        self.slips_s: list[float] = []
+        self.unanswered = 0
+        self.published = 0
+        self.static_version = ""
+        self.static_flags: dict[int, bool] = {}
+        self.first_seen_s: dict[str, float] = {}
+        self.first_place: dict[str, int] = {}
+        self.generations: dict[str, int] = {}
+        self.loop_estimates_s: list[float] = []
+        self._recent: deque[bool] = deque(maxlen=self.window)
+        self._n_correct = 0
+        self._accept_times: list[float] = []
+        self._times: deque[float] = deque()
+
+    def answered(self, answer: Answer, took_s: float, slip_s: float) -> bool:
+        """Note an answer; returns whether its version answered for the first time.
+
+        Args:
+            took_s: Time from asking to the answer.
+            slip_s: How much later than planned the question was asked.
+        """
+        self.answers.append(answer)
+        self.predict_s.append(took_s)
+        self.slips_s.append(slip_s)
+        self._note(answer.correct)
+        is_new = answer.version not in self.first_seen_s
+        if is_new:
+            self.first_seen_s[answer.version] = answer.answered_s
+            self.first_place[answer.version] = answer.index
+        return is_new
+
+    def not_answered(self) -> None:
+        """Note a message that got no answer in all its tries; it counts as wrong."""
+        self.unanswered += 1
+        self._note(False)
+
+    def accepted(self, prediction_id: str, event_id: str) -> None:
+        """Note that the collector accepted the feedback on a prediction, now."""
+        self.accepted_s[prediction_id] = self.now()
+        self.event_ids.append(event_id)
+        self._accept_times.append(self.now())
+
+    def failed(self, what: str) -> None:
+        """Note a request that was not answered with success, even if trying again helps."""
+        self.failures[what] += 1
+
+    def learned(self, version: str, n_examples: int, holdout: float) -> None:
+        """Estimate the loop time from the number of examples a newly seen version learned.
+
+        The newest of n learned examples is about the n/(1-holdout)-th accepted; the report measures exactly.
+        """
+        place = min(int(n_examples / (1 - holdout)), len(self._accept_times)) - 1
+        seen = self.first_seen_s.get(version)
+        if place >= 0 and seen is not None:
+            self.loop_estimates_s.append(max(0.0, seen - self._accept_times[place]))
+
+    def snapshot(self) -> Snapshot:
+        """How the run stands now."""
+        now = self.now()
+        while self._times and self._times[0] < now - _RATE_SPAN_S:
+            self._times.popleft()
+        done = len(self.answers) + self.unanswered
+        static = self.static_flags.values()
+        latest = self.answers[-1].version if self.answers else NO_VERSION
+        return Snapshot(
+            phase=self.phase, elapsed_s=now, done=done, total=self.total,
+            rate=len(self._times) / min(_RATE_SPAN_S, max(now, 0.5)),
+            window=self.window, recent=sum(self._recent) / len(self._recent) if self._recent else None,
+            overall=self._n_correct / done if done else None,
+            static=sum(static) / len(static) if static else None,
+            static_version=self.static_version,
+            version=latest, versions=self.published, swaps=max(0, len(self.first_seen_s) - 1),
+            loop_p50_s=percentile(self.loop_estimates_s, 0.5), loop_p95_s=percentile(self.loop_estimates_s, 0.95),
+            accepted=len(self.accepted_s), failed=self.failures.total(),
+        )
+
+    def _note(self, correct: bool) -> None:
+        self._recent.append(correct)
+        self._n_correct += correct
+        self._times.append(self.now())
