@@ -50,7 +50,8 @@ def pins(text: str | None = None) -> list[Jar]:
     for line in lines:
         if line and not line.startswith("#"):
             coordinate, n_bytes, digest = line.split()
-            jars.append(Jar(*coordinate.split(":"), int(n_bytes), digest))
+            group, artifact, version = coordinate.split(":")
+            jars.append(Jar(group, artifact, version, int(n_bytes), digest))
     return jars
 
 
@@ -136,7 +137,7 @@ def resolve() -> Iterable[Jar]:
     """Resolve Kafka and its log back end anew through jgo and hash what it fetches. Needs the network."""
     import jgo
 
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for endpoint in (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
                      f"org.apache.logging.log4j:log4j-slf4j-impl:{LOG4J_VERSION}"):
         for artifact in jgo.resolve(endpoint):

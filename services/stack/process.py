@@ -107,7 +107,7 @@ def end(process: psutil.Process, *, stop_signal: int = signal.SIGTERM, timeout_s
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
+        return list(process.children(recursive=True))
     return []
 
 
@@ -195,5 +195,6 @@ def wait_ready(server: Server, child: Child, *, timeout_s: float) -> None:
             raise Permanent(f"{server.name} ended with status {status} before it was ready; the end of "
                             f"{child.command.log_file}:\n{child.log_tail()}")
         if time.monotonic() > deadline:
-            raise Transient(f"{server.name} is not ready after {timeout_s:.0f} s: {fault}; see {child.command.log_file}")
+            raise Transient(f"{server.name} is not ready after {timeout_s:.0f} s: {fault}; see "
+                            f"{child.command.log_file}")
         time.sleep(POLL_S)

@@ -5,6 +5,7 @@ import secrets
 import socket
 from pathlib import Path
 
+from schemas.errors import Transient
 from services.stack.ports import HOST
 from services.stack.process import Command, Say
 
@@ -51,17 +52,32 @@ class Redis:
     def fault(self) -> str | None:
         """Return why it does not answer PING, or None. While it loads its data it says so."""
         try:
-            with socket.create_connection((HOST, self.port), timeout=1) as connection:
-                connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
-                answer = b""
-                while answer.count(b"\r\n") < 2:
-                    part = connection.recv(256)
-                    if not part:
-                        return "it closed the connection"
-                    answer += part
+            answer = self._ask("PING")
         except OSError as exc:
             return f"{exc.strerror or exc}"
-        return None if answer.endswith(b"+PONG\r\n") else answer.decode(errors="replace").strip()
+        return None if answer == "+PONG" else answer
+
+    def n_keys(self) -> int:
+        """Return how many keys database 0 has.
+
+        Raises:
+            Transient: It does not answer.
+        """
+        try:
+            return int(self._ask("DBSIZE").removeprefix(":"))
+        except (OSError, ValueError) as exc:
+            raise Transient(f"Redis on port {self.port} does not say how many keys it has: {exc}") from exc
+
+    def _ask(self, command: str) -> str:
+        with socket.create_connection((HOST, self.port), timeout=1) as connection:
+            connection.sendall(f"AUTH {self.password}\r\n{command}\r\n".encode())
+            answer = b""
+            while answer.count(b"\r\n") < 2:
+                part = connection.recv(256)
+                if not part:
+                    raise ConnectionError("it closed the connection")
+                answer += part
+        return answer.decode(errors="replace").split("\r\n")[1]
 
 
 def new_password() -> str:
