@@ -1,0 +1,85 @@
+"""The messages that are played."""
+
+import csv
+import gzip
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import Invalid
+from services.demo.messages import default_source, play_list, read
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLES = ROOT / "examples"
+
+
+def test_equal_seeds_play_equal_lists():
+    messages = read(EXAMPLES / "support-messages.csv", "text", "queue")
+    assert play_list(messages, seed=3) == play_list(messages, seed=3)
+    assert play_list(messages, seed=3) != play_list(messages, seed=4)
+
+
+def test_a_play_list_holds_every_message_once_and_gives_each_a_user():
+    messages = read(EXAMPLES / "support-messages.csv", "text", "queue")
+    played = play_list(messages, seed=1)
+    assert Counter((m.text, m.label) for m in played) == Counter((m.text, m.label) for m in messages)
+    assert all(m.user_id.startswith("customer-") for m in played)
+
+
+def test_a_limit_cuts_the_shuffled_list():
+    messages = read(EXAMPLES / "support-messages.csv", "text", "queue")
+    assert [m.text for m in play_list(messages, seed=1, limit=10)] == [m.text for m in play_list(messages, seed=1)[:10]]
+
+
+def test_gzipped_files_are_read_and_rows_without_a_label_left_out(tmp_path: Path):
+    file = tmp_path / "m.csv.gz"
+    file.write_bytes(gzip.compress(b'text,category\n"one, two",a\nthree,\n'))
+    assert [(m.text, m.label) for m in read(file, "text", None)] == [("one, two", "a")]
+
+
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path):
+    file = tmp_path / "m.csv"
+    file.write_text("body,tag\nhello,x\n")
+    with pytest.raises(Invalid, match="no column 'text'; it has body, tag"):
+        read(file, "text", "tag")
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path):
+    with pytest.raises(Invalid, match="cannot be read"):
+        read(tmp_path / "nowhere.csv", "text", None)
+
+
+def test_without_banking77_the_small_corpus_is_played(tmp_path: Path):
+    source = default_source(tmp_path / "project")
+    assert source.stream.name == "support-messages.csv"
+    assert source.label == "queue"
+
+
+def test_banking77_is_played_where_it_lies_beside_the_project(tmp_path: Path):
+    data = tmp_path / "shared" / "data" / "banking77"
+    data.mkdir(parents=True)
+    (data / "train.csv.gz").write_bytes(gzip.compress(b"text,category\n"))
+    source = default_source(tmp_path / "project")
+    assert (source.name, source.label, source.rate) == ("Banking77", "category", 50.0)
+
+
+@pytest.mark.parametrize(("name", "least"), [("support-messages.csv", 600), ("support-messages-test.csv", 150)])
+def test_the_small_corpus_is_large_and_varied_enough(name: str, least: int):
+    with (EXAMPLES / name).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    texts = [" ".join(row["text"].lower().split()) for row in rows]
+    queues = Counter(row["queue"] for row in rows)
+    assert len(set(texts)) == len(texts) >= least
+    assert len(queues) >= 15
+    assert max(queues.values()) == min(queues.values())
+    # No template: few messages of a queue begin with the same two words.
+    openings = Counter((row["queue"], " ".join(row["text"].split()[:2])) for row in rows)
+    assert max(openings.values()) <= 0.15 * max(queues.values()) + 1
+
+
+def test_no_test_message_of_the_small_corpus_is_streamed():
+    def texts(name: str) -> set[str]:
+        return {m.text.lower() for m in read(EXAMPLES / name, "text", "queue")}
+
+    assert not texts("support-messages.csv") & texts("support-messages-test.csv")
