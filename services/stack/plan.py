@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ class Service:
     """One of Ratchet's own processes."""
 
     name: str
-    verb: str
+    argv: tuple[str, ...]
     port: int
     environ: Mapping[str, str]
     log_file: Path
@@ -39,8 +38,7 @@ class Service:
 
     def command(self) -> Command:
         """Return how to start it."""
-        return Command(self.name, (sys.executable, "-m", "services.cli.main", self.verb), self.environ,
-                       self.log_file.parent, self.log_file, stop_timeout_s=30)
+        return Command(self.name, self.argv, self.environ, self.log_file.parent, self.log_file, stop_timeout_s=30)
 
     def fault(self) -> str | None:
         """Return why it is not ready, in its own words, or None."""
@@ -81,11 +79,13 @@ def url_of(unit: Server | Service) -> str:
     return f"{HOST}:{unit.port}"
 
 
-def make(settings: Settings, secrets: Secrets, base: Mapping[str, str]) -> Plan:
+def make(settings: Settings, secrets: Secrets, base: Mapping[str, str],
+         program: tuple[str, ...] = (sys.executable, "-m", "services.cli.main")) -> Plan:
     """Lay out the stack.
 
     Args:
         base: The environment of ``ratchet up`` itself; RATCHET_ variables that the stack does not set pass through.
+        program: Runs a service when its name is added.
     """
     data_dir, loops_dir = settings.data_dir.resolve(), settings.loops_dir.resolve()
     logs = data_dir / "logs"
@@ -120,7 +120,7 @@ def make(settings: Settings, secrets: Secrets, base: Mapping[str, str]) -> Plan:
 
     def service(name: str, verb: str, **more: str) -> Service:
         mine = common | more
-        return Service(name, verb, int(mine[f"RATCHET_{verb.upper()}_PORT"]), mine, logs / f"{name}.log")
+        return Service(name, (*program, verb), int(mine[f"RATCHET_{verb.upper()}_PORT"]), mine, logs / f"{name}.log")
 
     def threads(count: int) -> dict[str, str]:
         # Spinning OpenMP threads of two processes on two cores slow each other down several times over.
@@ -158,11 +158,6 @@ def health_fault(port: int) -> str | None:
         return "; ".join(f"{part}: {why}" for part, why in faults.items())
     except (ValueError, KeyError, AttributeError, TypeError):
         return f"it answers {response.status}"
-
-
-def own_environment() -> dict[str, str]:
-    """The environment that this process was started with."""
-    return dict(os.environ)
 
 
 def _text(keys: Keys) -> str:

@@ -37,10 +37,12 @@ class Supervisor:
     Args:
         say: Shows a line to the person who waits.
         ready: Called once when all is ready.
+        program: Runs a service, or another command, when its name is added.
     """
 
-    def __init__(self, settings: Settings, say: Say, ready: Callable[[], None] = lambda: None) -> None:
-        self._settings, self._say, self._ready = settings, say, ready
+    def __init__(self, settings: Settings, say: Say, ready: Callable[[], None] = lambda: None,
+                 program: tuple[str, ...] = (sys.executable, "-m", "services.cli.main")) -> None:
+        self._settings, self._say, self._ready, self._program = settings, say, ready, program
         self._data_dir = settings.data_dir.resolve()
         self._units: dict[str, Unit] = {}
         self._plan: Plan | None = None
@@ -61,7 +63,8 @@ class Supervisor:
             for name in state.end_orphans(self._data_dir, {"postgres": signal.SIGINT}):
                 self._say(f"ended {name}, left behind by a supervisor that was killed")
             ports.require_free(self._settings.ports())
-            self._plan = plan.make(self._settings, vault.load_or_make(self._data_dir), plan.own_environment())
+            self._plan = plan.make(self._settings, vault.load_or_make(self._data_dir), dict(os.environ),
+                                   self._program)
             try:
                 self._start(self._plan)
                 self._watch(self._plan)
@@ -125,7 +128,7 @@ class Supervisor:
             return
         self._say("Redis is empty but the artifact directory is not: restoring the registry")
         environ = dict(todo.services[0].environ)
-        done = subprocess.run([sys.executable, "-m", "services.cli.main", "registry", "restore"], env=environ,
+        done = subprocess.run([*self._program, "registry", "restore"], env=environ,
                               capture_output=True, text=True, check=False, cwd=todo.logs_dir)
         self._say((done.stdout if done.returncode == 0 else f"the restore failed: {done.stderr}").strip())
 

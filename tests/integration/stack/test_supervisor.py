@@ -1,0 +1,171 @@
+"""What ``ratchet up`` does about processes, with real servers and toy services."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from services.stack import operating, state
+from services.stack.ports import free_port
+from services.stack.process import Identity
+from tests.support.servers import data_dir
+from tests.support.services import ROOT, eventually
+
+TOY = ROOT / "tests" / "support" / "toy_stack.py"
+PORTS = ("KAFKA", "POSTGRES", "REDIS", "COLLECTOR", "INFERENCE", "PROCESSOR", "TRAINER")
+
+
+class Stack:
+    """One supervisor of toy services."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {key: value for key, value in os.environ.items() if not key.startswith("RATCHET_")} | {
+            "RATCHET_DATA_DIR": str(folder), "RATCHET_LOOPS_DIR": str(ROOT / "examples" / "loops"),
+            "PYTHONPATH": str(ROOT), **{f"RATCHET_{name}_PORT": "0" for name in PORTS}}
+        self.out = folder.with_name(folder.name + ".out")
+        self.supervisor: subprocess.Popen[bytes] | None = None
+
+    def up(self, *, wait: bool = True, **more: str) -> subprocess.Popen[bytes]:
+        with self.out.open("ab") as out:
+            self.supervisor = subprocess.Popen([sys.executable, "-P", str(TOY)], env=self.env | more, stdout=out, stderr=out)
+        if wait:
+            eventually(self._ready, timeout_s=90)
+        return self.supervisor
+
+    def _ready(self) -> bool:
+        assert self.supervisor is not None
+        if self.supervisor.poll() is not None:
+            raise RuntimeError(f"the supervisor ended: {self.said}")
+        known = state.read(self.folder)
+        return known is not None and known.phase == "ready" and known.supervisor.pid == self.supervisor.pid
+
+    def down(self) -> None:
+        if self.supervisor is not None:
+            self.supervisor.send_signal(signal.SIGTERM)
+            self.supervisor.wait(timeout=60)
+
+    @property
+    def said(self) -> str:
+        return self.out.read_text()
+
+    def process(self, name: str) -> Identity:
+        known = state.read(self.folder)
+        assert known is not None
+        return known.processes[name].identity
+
+    def status(self) -> dict[str, Any]:
+        return operating.status(self.folder)
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    with data_dir() as parent:
+        (parent / "data").mkdir(mode=0o711)
+        toy = Stack((parent / "data").resolve())
+        try:
+            yield toy
+        finally:
+            if toy.supervisor is not None and toy.supervisor.poll() is None:
+                toy.down()
+            state.end_orphans(toy.folder, {"postgres": signal.SIGINT})
+
+
+def _is_gone(identity: Identity) -> Callable[[], bool]:
+    return lambda: identity.find() is None
+
+
+def test_everything_starts_and_whatever_is_killed_is_started_again_and_all_ends_with_the_supervisor(stack: Stack
+                                                                                                   ) -> None:
+    stack.up()
+    found = stack.status()
+    assert operating.is_ready(found)
+    assert set(found["services"]) == {"redis", "postgres", "kafka", "collector", "processor", "trainer", "inference"}
+    assert all(service["rss_bytes"] > 1_000_000 for service in found["services"].values())
+    assert found["loops"] == {"support-intents": {"champion": None, "previous": None, "pinned": None}}
+
+    for name in ("collector", "redis", "postgres", "kafka"):
+        before = stack.process(name)
+        before.find().kill()  # type: ignore[union-attr]
+        eventually(lambda name=name, before=before: stack.process(name) != before, timeout_s=30)
+    eventually(lambda: operating.is_ready(stack.status()), timeout_s=60)
+    assert stack.status()["services"]["collector"]["restarts"] == 1
+    assert "collector ended (killed by SIGKILL); starting it again" in stack.said
+
+    all_of_them = [stack.process(name) for name in stack.status()["services"]]
+    stack.down()
+    assert stack.supervisor is not None
+    assert stack.supervisor.returncode == 0
+    assert [identity for identity in all_of_them if identity.find()] == []
+    assert "collector drained" in (stack.folder / "logs" / "collector.log").read_text()
+    assert stack.status()["services"] == {}
+
+
+def test_processes_of_a_killed_supervisor_are_ended_by_the_next_up_and_the_data_is_still_there(stack: Stack) -> None:
+    import psycopg
+
+    stack.up()
+    url = stack.status()["services"]["postgres"]["url"]
+    with psycopg.connect(url) as connection:
+        connection.execute("INSERT INTO loop_counters VALUES ('kept', 7)")
+    orphans = [stack.process(name) for name in stack.status()["services"]]
+    assert stack.supervisor is not None
+    stack.supervisor.kill()
+    stack.supervisor.wait(timeout=10)
+    assert all(identity.find() for identity in orphans)
+    assert stack.status()["services"] == {}
+
+    stack.up()
+    assert [identity for identity in orphans if identity.find()] == []
+    assert "left behind by a supervisor that was killed" in stack.said
+    with psycopg.connect(stack.status()["services"]["postgres"]["url"]) as connection:
+        assert connection.execute("SELECT next_seq FROM loop_counters WHERE loop = 'kept'").fetchone() == (7,)
+    assert set(operating.status(stack.folder)["keys"]) == {"collect", "infer", "operate"}
+
+    stack.supervisor.kill()
+    stack.supervisor.wait(timeout=10)
+    said: list[str] = []
+    assert operating.down(stack.folder, said.append)
+    assert len(said) == 7
+    assert not operating.down(stack.folder, said.append)
+
+
+def test_a_second_up_on_the_same_folder_is_refused_and_harms_nothing(stack: Stack) -> None:
+    first = stack.up()
+    second = stack.up(wait=False)
+    assert second.wait(timeout=30) == 1
+    assert f"another `ratchet up` (pid {first.pid}) runs on {stack.folder}" in stack.said
+    stack.supervisor = first
+    assert operating.is_ready(stack.status())
+
+
+def test_a_taken_port_is_named_with_its_variable_and_holder_before_anything_starts(stack: Stack) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        supervisor = stack.up(wait=False, RATCHET_TRAINER_PORT=str(port), RATCHET_REDIS_PORT=str(free_port()))
+        assert supervisor.wait(timeout=30) == 1
+    assert f"port {port} is taken by {psutil.Process().name()}, pid {os.getpid()}; set RATCHET_TRAINER_PORT" in stack.said
+    assert not (stack.folder / "redis").exists()
+
+
+def test_a_wrong_setting_of_a_service_ends_the_start_with_its_own_words(stack: Stack) -> None:
+    supervisor = stack.up(wait=False, TOY_TRAINER="wrong-setting")
+    assert supervisor.wait(timeout=90) == 1
+    assert "failed: trainer does not start: RATCHET_TOY is wrong: no toy is this big" in stack.said
+    assert state.orphans(stack.folder) == {}
+
+
+def test_a_redis_that_came_back_empty_is_restored_from_the_artifacts(stack: Stack) -> None:
+    (stack.folder / "artifacts" / "support-intents").mkdir(parents=True)
+    (stack.folder / "artifacts" / "support-intents" / "journal").write_text("")
+    stack.up()
+    assert f"restored {stack.folder / 'artifacts'}" in stack.said
