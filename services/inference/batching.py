@@ -1,0 +1,205 @@
+"""Micro-batching: requests that wait at the same time share one forward pass of the encoder.
+
+An idle server adds no wait: a request starts at once, and whoever comes while it runs forms the next batch. Each text
+is scored by the head of the version that its request was admitted with, so no answer mixes versions.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import Transient
+
+
+class Rows(Protocol):
+    """What can be cut: lists, and arrays along their first axis."""
+
+    def __getitem__(self, part: slice, /) -> Self:
+        """Return a part."""
+
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Rows)
+Vectors = npt.NDArray[np.float32]
+
+
+def cut(texts: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Return the texts in pieces of at most ``size``, in order."""
+    return [texts[start:start + size] for start in range(0, len(texts), size)]
+
+
+def merge(pieces: Sequence[Sequence[T]]) -> tuple[list[T], list[int]]:
+    """Return all pieces in one list, and the length of each."""
+    return [item for piece in pieces for item in piece], [len(piece) for piece in pieces]
+
+
+def split(rows: R, lengths: Sequence[int]) -> list[R]:
+    """Undo ``merge``: ``split(*merge(x)) == x``."""
+    found: list[R] = []
+    start = 0
+    for length in lengths:
+        found.append(rows[start:start + length])
+        start += length
+    return found
+
+
+class Model(Protocol):
+    """What a request keeps from admission to answer: one version, immutable."""
+
+    @property
+    def group(self) -> Hashable:
+        """Equal for versions whose texts may share a forward pass: the same encoder and length limit."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return (B, D) float32."""
+
+    def probabilities(self, embeddings: Vectors) -> Vectors:
+        """Return (B, C) float32."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The result for some texts of one request.
+
+    Attributes:
+        embeddings: (n, D) float32.
+        scores: (n, C) float32.
+        queued_ns, compute_ns: How long they waited, and how long their batch took.
+        batch: How many texts were in it.
+    """
+
+    embeddings: Vectors
+    scores: Vectors
+    queued_ns: int
+    compute_ns: int
+    batch: int
+
+
+@dataclass(eq=False)
+class _Piece:
+    model: Model
+    texts: Sequence[str]
+    done: "asyncio.Future[Scored]"
+    since_ns: int = field(default_factory=time.monotonic_ns)
+
+
+class Batcher:
+    """One queue and one worker thread: torch releases the GIL while it computes, so the event loop stays free.
+
+    Args:
+        max_batch: Texts in one forward pass, at most.
+        max_waiting: Texts that may wait; beyond it requests are refused.
+        observe: Called with each batch's size and duration in seconds.
+    """
+
+    def __init__(self, *, max_batch: int, max_waiting: int,
+                 observe: Callable[[int, float], None] = lambda n, duration_s: None) -> None:
+        self._max_batch, self._max_waiting, self._observe = max_batch, max_waiting, observe
+        self._queue: deque[_Piece] = deque()
+        self._n_waiting = 0
+        self._wake = asyncio.Event()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="forward")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the worker; called inside the event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop the worker; what still waits fails with Transient."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        while self._queue:
+            piece = self._queue.popleft()
+            if not piece.done.done():
+                piece.done.set_exception(Transient("inference is shutting down"))
+        self._n_waiting = 0
+        self._pool.shutdown(wait=False)
+
+    async def score(self, model: Model, texts: Sequence[str]) -> list[Scored]:
+        """Return the results of all texts, in order, all by this one version; in one or more parts.
+
+        Raises:
+            Transient: Too much waits already; nothing was started.
+        """
+        if self._n_waiting and self._n_waiting + len(texts) > self._max_waiting:
+            raise Transient(f"{self._n_waiting} texts wait already; at most {self._max_waiting} may")
+        loop = asyncio.get_running_loop()
+        pieces = [_Piece(model, part, loop.create_future()) for part in cut(texts, self._max_batch)]
+        self._queue.extend(pieces)
+        self._n_waiting += len(texts)
+        self._wake.set()
+        return list(await asyncio.gather(*(piece.done for piece in pieces)))
+
+    @property
+    def n_waiting(self) -> int:
+        """Texts that wait for a forward pass."""
+        return self._n_waiting
+
+    def _take(self) -> list[_Piece]:
+        """The next batch: the oldest piece, and those behind it that fit and share its encoder."""
+        first = self._queue.popleft()
+        taken, room, passed = [first], self._max_batch - len(first.texts), []
+        while self._queue and room > 0:
+            piece = self._queue.popleft()
+            if piece.done.done():  # the client went away
+                self._n_waiting -= len(piece.texts)
+            elif piece.model.group == first.model.group and len(piece.texts) <= room:
+                taken.append(piece)
+                room -= len(piece.texts)
+            else:
+                passed.append(piece)
+        self._queue.extendleft(reversed(passed))
+        self._n_waiting -= sum(len(piece.texts) for piece in taken)
+        return taken
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                batch = self._take()
+                started_ns = time.monotonic_ns()
+                try:
+                    results = await loop.run_in_executor(self._pool, _forward, batch)
+                except asyncio.CancelledError:
+                    _fail(batch, Transient("inference is shutting down"))
+                    raise
+                except Exception as exc:  # noqa: BLE001 - whatever the model raised belongs to these requests only
+                    _fail(batch, exc)
+                    continue
+                took_ns = time.monotonic_ns() - started_ns
+                n_texts = sum(len(piece.texts) for piece in batch)
+                for piece, (embeddings, scores) in zip(batch, results, strict=True):
+                    if not piece.done.done():
+                        piece.done.set_result(Scored(embeddings, scores, started_ns - piece.since_ns, took_ns, n_texts))
+                self._observe(n_texts, took_ns / 1e9)
+
+
+def _fail(batch: Sequence[_Piece], exc: Exception) -> None:
+    for piece in batch:
+        if not piece.done.done():
+            piece.done.set_exception(exc)
+
+
+def _forward(batch: Sequence[_Piece]) -> list[tuple[Vectors, Vectors]]:
+    """Embed a batch at once, then let each version score its own rows. Runs in the worker thread."""
+    texts, lengths = merge([piece.texts for piece in batch])
+    parts = split(batch[0].model.embed(texts), lengths)
+    members: dict[int, list[int]] = {}
+    for i, piece in enumerate(batch):
+        members.setdefault(id(piece.model), []).append(i)
+    scores: dict[int, Vectors] = {}
+    for own in members.values():
+        rows = batch[own[0]].model.probabilities(np.concatenate([parts[i] for i in own]))
+        scores |= zip(own, split(rows, [lengths[i] for i in own]), strict=True)
+    return [(part, scores[i]) for i, part in enumerate(parts)]

@@ -1,0 +1,98 @@
+"""Builds inference from its settings, and runs it until it is told to stop."""
+
+import os
+import secrets
+import signal
+import socket
+import sys
+from functools import partial
+
+import uvicorn
+
+from schemas.loops import InvalidLoop
+from schemas.topics import Topics
+from services.inference import app, metrics
+from services.inference.access import Access
+from services.inference.batching import Batcher
+from services.inference.core import PredictionIds
+from services.inference.following import Follower
+from services.inference.loading import Loader
+from services.inference.prediction_log import PredictionLog
+from services.inference.predictor import Predictor
+from services.inference.serving import ServedLoop
+from services.inference.settings import Settings
+from shared import loops, settings
+from shared.kafka import FrameProducer
+from shared.logs import Log, set_up
+from shared.models.encoder import limit_threads
+from shared.pseudonym import Pseudonymiser
+from shared.registry import Registry
+
+_log = Log("ratchet.inference")
+# The log may be asked to hold its bound twice: here, and in the producer for what is under way.
+_ACK_TIMEOUT_S = 5.0
+_FLUSH_S = 10.0
+
+
+def run() -> None:
+    """Serve until SIGTERM or SIGINT; answers what is under way and flushes the prediction log before it returns.
+
+    A wrong setting or loop file prints one line and exits with status 2.
+    """
+    try:
+        chosen = settings.read(Settings)
+        declared = loops.load(chosen.loops_dir)
+    except (settings.InvalidSetting, InvalidLoop) as exc:
+        print(f"ratchet inference: {exc}", file=sys.stderr)
+        raise SystemExit(2) from exc
+    set_up(chosen.log_level)
+    _log.info("starting", **settings.shown(chosen))
+    if chosen.n_threads:
+        limit_threads(chosen.n_threads)
+    served = {name: ServedLoop(loop) for name, loop in declared.items()}
+    topics = Topics(chosen.topic_prefix)
+    producer = FrameProducer(chosen.kafka_bootstrap, [topics.predictions], client_id="ratchet-inference",
+                             max_bytes_in_flight=2 * chosen.log_max_bytes, ack_timeout_s=_ACK_TIMEOUT_S,
+                             fail_fast=False)
+    log = PredictionLog(producer, topics.predictions, max_bytes=chosen.log_max_bytes,
+                        on_lost=partial(_count_lost, served))
+    registry = Registry.connect(chosen.redis_url, chosen.artifacts_dir)
+    loader = Loader(registry, device=chosen.device)
+    replica = chosen.replica or f"{socket.gethostname()}:{chosen.port}"
+    followers = [Follower(loop, registry, loader, replica=replica, in_use=lambda: [
+        version for loop in served.values() if loop.lineup for version in loop.lineup.loaded.values()])
+        for loop in served.values()]
+    batcher = Batcher(max_batch=chosen.max_batch, max_waiting=chosen.max_waiting, observe=_observe)
+    predictor = Predictor(served, batcher, log, Pseudonymiser(chosen.pseudonym_key),
+                          new_id=PredictionIds(secrets.token_bytes))
+    access = Access(chosen.infer_keys, chosen.operate_keys)
+    server = uvicorn.Server(uvicorn.Config(
+        app.build(predictor, batcher, access, max_batch=chosen.max_batch), host=chosen.host, port=chosen.port,
+        log_config=None, access_log=False, timeout_graceful_shutdown=10, server_header=False, lifespan="on"))
+    # uvicorn raises the signal again once it is done; by default that would end the process before the log is flushed.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    for follower in followers:
+        follower.start()
+    try:
+        server.run()
+    finally:
+        for follower in followers:
+            follower.stop()
+        log.close(_FLUSH_S)
+        registry.close()
+    _log.info("stopped", pid=os.getpid())
+
+
+def _observe(n_texts: int, duration_s: float) -> None:
+    metrics.batch_texts.observe(n_texts)
+    metrics.batch_s.observe(duration_s)
+
+
+def _count_lost(served: dict[str, ServedLoop], loop: str, n: int) -> None:
+    served[loop].n_lost += n
+    metrics.lost.labels(loop).inc(n)
+
+
+if __name__ == "__main__":
+    run()
