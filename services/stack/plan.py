@@ -115,6 +115,7 @@ def make(settings: Settings, secrets: Secrets, base: Mapping[str, str],
         "RATCHET_OPERATE_KEYS": _text(operate),
         **{f"RATCHET_{name.upper()}_PORT": str(port) for name, port in ports.items()},
     }
+    # Without its .pyc files torch takes 15 s to import instead of 6.
     inherited = {key: value for key, value in base.items() if key != "PYTHONDONTWRITEBYTECODE"}
     common = inherited | {"PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2", "TOKENIZERS_PARALLELISM": "false"} | environ
 

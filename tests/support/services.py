@@ -110,7 +110,9 @@ def start_service(name: str, env: Mapping[str, str], folder: Path, *, wait: bool
         label: Names the log file when a test runs several of one service.
     """
     variable = f"RATCHET_{name.upper()}_PORT"
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RATCHET_")}
+    # Without its .pyc files torch takes 15 s to import instead of 6.
+    inherited = {key: value for key, value in os.environ.items()
+                 if not key.startswith("RATCHET_") and key != "PYTHONDONTWRITEBYTECODE"}
     settings = {variable: str(free_port()), "RATCHET_LOG_LEVEL": "INFO"} | dict(env)
     environment = inherited | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | settings
     command = Command(label or name, (sys.executable, "-m", "services.cli.main", name), environment, ROOT,
