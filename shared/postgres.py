@@ -20,7 +20,7 @@ _CONNECT_TIMEOUT_S = 5
 _KEEPALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2,
                               "tcp_user_timeout": 15_000}
 
-_BUSY = {"25006", "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03"}
+_BUSY = {"25006", "25P03", "25P04", "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03", "57P05"}
 _UNSTORABLE = {"22", "54"}
 
 

@@ -59,9 +59,10 @@ CREATE INDEX feedback_by_prediction ON feedback (prediction_id, event_time);
 -- prediction, and its deadline says when the prediction matures without feedback.
 CREATE TABLE joins (
     prediction_id text        PRIMARY KEY,
-    loop          text        NOT NULL,
-    deadline      timestamptz,             -- NULL until the prediction itself is here
-    state         text        NOT NULL     -- waiting | open | labelled | matured
+    loop          text        NOT NULL,    -- while waiting: of the first feedback
+    predicted_at  timestamptz,             -- NULL until the prediction itself is here
+    deadline      timestamptz,             -- likewise
+    state         text        NOT NULL     -- waiting (feedback only) | open (no feedback yet) | labelled | matured
 );
 CREATE INDEX joins_to_mature ON joins (deadline) WHERE state = 'open';
 

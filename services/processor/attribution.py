@@ -1,0 +1,97 @@
+"""Attribution: which events are feedback, on which prediction, and with which label; pure."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.dead import DeadLetter
+from schemas.events import Event
+from schemas.loops import Feedback, Loop
+from services.processor import cleaning
+from shared.fields import lookup
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One feedback on one prediction: what an event says the label is, for one feedback kind of one loop."""
+
+    loop: str
+    kind: str
+    project: str
+    event_id: str
+    prediction_id: str
+    label: str
+    subject: str
+    time_ms: int
+    received_ms: int
+
+    @property
+    def order(self) -> tuple[int, str, str, str]:
+        """The greatest decides. Total within a prediction, so that no order of arrival changes the decision."""
+        return self.time_ms, self.project, self.event_id, self.kind
+
+
+class Attribution:
+    """Knows the feedback kinds of all loops."""
+
+    def __init__(self, loops: Mapping[str, Loop]) -> None:
+        self._by_event: dict[str, list[tuple[str, str, Feedback]]] = {}
+        for loop in loops.values():
+            for name, kind in loop.feedback.items():
+                self._by_event.setdefault(kind.event, []).append((loop.name, name, kind))
+
+    def facts(self, event: Event) -> tuple[list[Fact], list[DeadLetter]]:
+        """Return what an event says about predictions, and a dead letter for each feedback that says it wrongly.
+
+        An event that names no prediction is no feedback, whatever its name. It may be feedback of several kinds and
+        of several loops.
+        """
+        facts: list[Fact] = []
+        dead: list[DeadLetter] = []
+        for loop, name, kind in self._by_event.get(event.name, ()):
+            prediction = lookup(event, kind.prediction)
+            if prediction is None or prediction == "":
+                continue
+            label: Any = kind.value if kind.label is None else lookup(event, kind.label)
+            fault = _prediction_fault(kind, prediction) or _label_fault(kind, label)
+            if fault:
+                dead.append(_dead_letter(event, loop, name, *fault))
+            else:
+                facts.append(Fact(loop, name, event.project, event.id, prediction, label, event.subject,
+                                  event.time_ms, event.received_ms))
+        return facts, dead
+
+
+def _prediction_fault(kind: Feedback, prediction: Any) -> tuple[str, str, str] | None:
+    if not isinstance(prediction, str):
+        return "invalid_prediction", kind.prediction, f"the prediction id is {_kind_of(prediction)}, not text"
+    if not cleaning.fits(prediction, cleaning.MAX_KEY_BYTES):
+        return "too_long", kind.prediction, f"the prediction id is longer than {cleaning.MAX_KEY_BYTES} bytes"
+    return None
+
+
+def _label_fault(kind: Feedback, label: Any) -> tuple[str, str, str] | None:
+    path = kind.label or ""
+    if label is None or label == "":
+        return "missing_label", path, f"the feedback has no label at {path}"
+    if not isinstance(label, str):
+        return "invalid_label", path, f"the label is {_kind_of(label)}, not text"
+    if len(label) > cleaning.MAX_LABEL_CHARS:
+        return "label_too_long", path, f"the label has {len(label)} characters; at most {cleaning.MAX_LABEL_CHARS}"
+    return None
+
+
+def _kind_of(value: Any) -> str:
+    return {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}.get(
+        type(value), type(value).__name__)
+
+
+def _dead_letter(event: Event, loop: str, kind: str, code: str, path: str, message: str) -> DeadLetter:
+    # By the event's identity and not by its offset: the same event sent twice is one dead letter, like every effect.
+    digest = hashlib.sha256(f"{event.project}/{event.id}/{loop}/{kind}".encode()).hexdigest()[:32]
+    return DeadLetter(id=f"dl_{digest}", stage="processor", code=code, path=path, project=event.project,
+                      message=f"feedback {event.id} ({kind} of {loop}): {message}; the event is kept, "
+                              "but teaches nothing",
+                      time_ms=event.time_ms, origin=f"{event.project}/{event.id}",
+                      payload=cleaning.cut(cleaning.json_bytes(event.properties).decode()))

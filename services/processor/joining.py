@@ -1,0 +1,173 @@
+"""Joins predictions with feedback inside the sink's transaction, safely beside other workers.
+
+The row of a prediction in ``joins`` is its lock. Whoever brings a prediction or a feedback makes the row or locks it,
+and reads what others have brought only after that: of two workers that bring the two halves at the same moment, the
+second one sees both (READ COMMITTED: each statement sees what was committed before it began).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from schemas.loops import Loop
+from schemas.predictions import Prediction
+from services.processor import join
+from services.processor import statements as sql
+from services.processor.attribution import Fact
+from services.processor.join import Current, Decision
+from services.processor.rows import FEEDBACK, JOINS, Row, copy, feedback_row, join_row, text_array
+from shared.postgres import Connection
+
+_WAITING, _OPEN, _LABELLED = "waiting", "open", "labelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a batch's predictions and feedback gave.
+
+    Attributes:
+        n_waiting: Feedback whose prediction is not here yet.
+        n_late: Feedback that came after its window.
+    """
+
+    decisions: list[Decision] = field(default_factory=list)
+    n_waiting: int = 0
+    n_late: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A locked row of ``joins``."""
+
+    loop: str
+    state: str
+    predicted_ms: int | None
+
+
+class Joiner:
+    """Joins by the rules of the loops."""
+
+    def __init__(self, loops: Mapping[str, Loop]) -> None:
+        self._loops = loops
+        kinds = [(loop.name, name, float(kind.window))
+                 for loop in loops.values() for name, kind in loop.feedback.items()]
+        self._kinds = [[k[0] for k in kinds], [k[1] for k in kinds], [k[2] for k in kinds]]
+
+    def join(self, connection: Connection, predictions: Sequence[Prediction], facts: Sequence[Fact]) -> Joined:
+        """Store the feedback and return what becomes of the examples.
+
+        Args:
+            predictions: Those that this transaction stored.
+            facts: The feedback of those events that this transaction stored.
+        """
+        if not predictions and not facts:
+            return Joined()
+        arrived = {p.id: p for p in predictions}
+        said: dict[str, list[Fact]] = {}
+        for fact in facts:
+            said.setdefault(fact.prediction_id, []).append(fact)
+        found, made = _lock_or_make(connection, self._rows(arrived, said), [key for key in said if key not in arrived])
+        came = [arrived[key] for key, row in found.items() if row.state == _WAITING and key in arrived]
+        predicted = {key: (row.loop, row.predicted_ms) for key, row in found.items() if row.predicted_ms is not None}
+        predicted |= {p.id: (p.loop, p.time_ms) for p in came}
+        predicted |= {key: (arrived[key].loop, arrived[key].time_ms) for key in said if key in made and key in arrived}
+        # An open prediction has neither feedback nor example, so there is nothing to read.
+        older = [key for key, row in found.items() if row.state != _OPEN and key in predicted]
+        deciding = _read_feedback(connection, older, predicted)
+        current = _read_examples(connection, older)
+        rows = [feedback_row(fact, late=self._is_late(fact, predicted)) for fact in facts]
+        if copy(connection, FEEDBACK, rows):
+            connection.execute(sql.INSERT_FEEDBACK)
+        n_late = sum(row[-1] for row in rows) + self._arrive(connection, came)
+        decisions = self._decide(predicted, said, deciding, current)
+        relabelled = [d.prediction_id for d in decisions
+                      if d.prediction_id in found and found[d.prediction_id].state != _LABELLED]
+        if relabelled:
+            connection.execute(sql.SET_LABELLED, [text_array(relabelled)])
+        return Joined(decisions, sum(len(said[key]) for key in said if key not in predicted), n_late)
+
+    def _rows(self, arrived: Mapping[str, Prediction], said: Mapping[str, list[Fact]]) -> dict[str, Row]:
+        """Return the row of each prediction as it is if nothing about it is stored yet."""
+        rows = {}
+        for p in arrived.values():
+            state = _LABELLED if any(fact.loop == p.loop for fact in said.get(p.id, ())) else _OPEN
+            rows[p.id] = join_row(p.id, p.loop, p.time_ms, self._deadline_ms(p), state)
+        for key, facts in said.items():
+            if key not in arrived:
+                rows[key] = join_row(key, facts[0].loop, None, None, _WAITING)
+        return rows
+
+    def _decide(self, predicted: Mapping[str, tuple[str, int]], said: Mapping[str, list[Fact]],
+                deciding: Mapping[str, Fact], current: Mapping[str, Current]) -> list[Decision]:
+        decisions = []
+        # In order of id, so that a replay of a batch numbers its examples alike.
+        for key in sorted(predicted):
+            loop, predicted_ms = predicted[key]
+            facts = [fact for fact in said.get(key, ()) if fact.loop == loop]
+            if key in deciding:
+                facts.append(deciding[key])
+            if facts:
+                newest = facts[0] if len(facts) == 1 else max(facts, key=lambda fact: fact.order)
+                decision = join.decide(key, predicted_ms, self._loops.get(loop), newest, current.get(key))
+                if decision:
+                    decisions.append(decision)
+        return decisions
+
+    def _arrive(self, connection: Connection, predictions: Sequence[Prediction]) -> int:
+        """Tell the rows that waited for these predictions; returns how much of the waiting feedback was late."""
+        if not predictions:
+            return 0
+        ids, times = [p.id for p in predictions], [p.time_ms for p in predictions]
+        connection.execute(sql.ARRIVE, [ids, [p.loop for p in predictions], times,
+                                        [self._deadline_ms(p) for p in predictions]])
+        return connection.execute(sql.MARK_LATE, [ids, times, *self._kinds]).rowcount
+
+    def _is_late(self, fact: Fact, predicted: Mapping[str, tuple[str, int]]) -> bool:
+        loop, predicted_ms = predicted.get(fact.prediction_id, ("", 0))
+        return loop == fact.loop and join.is_late(fact, predicted_ms, self._loops.get(loop))
+
+    def _deadline_ms(self, prediction: Prediction) -> int:
+        return join.deadline_ms(prediction.time_ms, self._loops.get(prediction.loop))
+
+
+def _lock_or_make(connection: Connection, rows: Mapping[str, Row], likely: Collection[str]
+                  ) -> tuple[dict[str, _Row], Collection[str]]:
+    """Lock the rows that exist and make those that do not; returns the former as they are, and the ids of the latter.
+
+    Args:
+        likely: The rows that probably exist: those of feedback. A prediction's probably does not.
+    """
+    found = _lock(connection, likely)
+    missing = sorted(rows.keys() - found.keys()) if found else sorted(rows)
+    if not missing:
+        return found, ()
+    copy(connection, JOINS, (rows[key] for key in missing))
+    cursor = connection.execute(sql.INSERT_JOINS)
+    if cursor.rowcount == len(missing):
+        return found, frozenset(missing)
+    made = {row[0] for row in cursor.fetchall()}
+    return found | _lock(connection, [key for key in missing if key not in made]), made
+
+
+def _lock(connection: Connection, keys: Collection[str]) -> dict[str, _Row]:
+    if not keys:
+        return {}
+    cursor = connection.execute(sql.LOCK_JOINS, [text_array(list(keys))])
+    return {key: _Row(loop, state, predicted_ms) for key, loop, state, predicted_ms in cursor.fetchall()}
+
+
+def _read_feedback(connection: Connection, keys: Sequence[str], predicted: Mapping[str, tuple[str, int]]
+                   ) -> dict[str, Fact]:
+    """Return the deciding feedback of each prediction that has one."""
+    if not keys:
+        return {}
+    cursor = connection.execute(sql.READ_FEEDBACK, [text_array(keys), text_array([predicted[key][0] for key in keys])])
+    return {key: Fact(predicted[key][0], kind, project, event_id, key, label, subject, happened_ms, received_ms)
+            for key, kind, project, event_id, label, subject, happened_ms, received_ms in cursor.fetchall()}
+
+
+def _read_examples(connection: Connection, keys: Sequence[str]) -> dict[str, Current]:
+    """Return the newest revision of each prediction's example that has one."""
+    if not keys:
+        return {}
+    cursor = connection.execute(sql.READ_EXAMPLES, [text_array(keys)])
+    return {key: Current(*current) for key, *current in cursor.fetchall()}
