@@ -71,6 +71,18 @@ def last_seq(postgres_url: str, loop: str) -> int:
     return int(row[0]) if row else 0
 
 
+def embeddings(postgres_url: str, prediction_ids: Sequence[str], encoder: str) -> dict[str, bytes]:
+    """The embeddings that an encoder made when these predictions were served, by prediction id.
+
+    Raises:
+        Transient: Postgres is away.
+    """
+    with postgres.connect(postgres_url, name="ratchet-demo", autocommit=True) as connection:
+        rows = connection.execute("SELECT id, embedding FROM predictions WHERE id = ANY(%s) AND encoder = %s",
+                                  (list(prediction_ids), encoder)).fetchall()
+    return {prediction_id: bytes(embedding) for prediction_id, embedding in rows}
+
+
 def read(postgres_url: str, redis_url: str, artifacts_dir: Path, *, loop: str, since_ms: int,
          event_ids: Sequence[str], prediction_ids: Sequence[str]) -> Accounts:
     """Read the accounts of a run.

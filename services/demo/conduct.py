@@ -80,7 +80,7 @@ class _Run:
 
     def __init__(self, plan: Plan, stack: Stack, tally: Tally, client: Client) -> None:
         self._plan, self._stack, self._tally, self._client = plan, stack, tally, client
-        self._frozen = NeverUpdated(client, plan.loop, plan.messages, tally)
+        self._frozen = NeverUpdated(plan.loop, stack.stores, plan.messages, tally)
         self._probes: list[Answer] = []
 
     async def all(self, since_ms: int, memory: Callable[[], dict[str, int]]) -> dict[str, Any]:
@@ -88,13 +88,7 @@ class _Run:
         plan, tally = self._plan, self._tally
         tally.phase = "learning live"
         begun_s = tally.now()
-        sampling = asyncio.create_task(self._frozen.sample())
-        try:
-            await ProductApp(self._client, plan.loop, tally, self._saw).play(plan.messages, plan.rate)
-        finally:
-            sampling.cancel()
-            with suppress(asyncio.CancelledError):
-                await sampling
+        await ProductApp(self._client, plan.loop, tally, self._saw).play(plan.messages, plan.rate)
         stream_s = tally.now() - begun_s
         tally.phase = "letting the last feedback be learned"
         drain_begun_s = tally.now()
@@ -103,8 +97,8 @@ class _Run:
         rss_bytes = await asyncio.to_thread(memory)
         tally.phase = "asking the test messages"
         test_flags, test_versions = await self._test()
-        tally.phase = f"asking {self._frozen.version or 'nothing'}, never updated, about the rest"
-        await self._frozen.finish()
+        tally.phase = f"asking {tally.static_version}, never updated, about the rest"
+        await self._frozen.ask()
         tally.phase = "reading the accounts"
         stores = self._stack.stores
         found = await asyncio.to_thread(
@@ -114,7 +108,7 @@ class _Run:
         tally.phase = "done"
         return report.build(tally, report.Played(
             data=plan.data, rate=plan.rate, seed=plan.seed, n_users=len({m.user_id for m in plan.messages}),
-            frozen_place=self._frozen.place, frozen_fault=self._frozen.fault, test_flags=test_flags,
+            frozen_place=tally.frozen_place, frozen_fault=self._frozen.fault, test_flags=test_flags,
             test_versions=test_versions, probes=self._probes, drained=drained, drain_s=drain_s, stream_s=stream_s,
             started_with=self._stack.champions.get(plan.loop), rss_bytes=rss_bytes), found)
 

@@ -1,66 +1,110 @@
-"""The never-updated model: the version that answered after the first tenth, asked about the rest of the stream."""
+"""The never-updated model: the version that answered after the first tenth, and its answers to all that followed."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from schemas.errors import Transient
+from schemas.errors import RatchetError
+from schemas.manifest import Manifest
+from services.demo import accounts
 from services.demo.messages import Message
-from services.demo.metrics import NO_VERSION, Answer, freeze_place
-from services.demo.product import Client
+from services.demo.metrics import NO_VERSION, Answer
+from services.demo.stack import Stores
 from services.demo.tally import Tally
 
-_BATCH = 32
-_SAMPLE = 10  # while the stream runs, every tenth message is asked; the rest when it is over
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A version as it was, kept so that a later clean-up of old weights does not matter."""
+
+    manifest: Manifest
+    tensors: Mapping[str, Any]
 
 
 class NeverUpdated:
-    """Asks one early version, by name, what it would have answered to every later message.
+    """Freezes one early version, and asks it at the end about every message that came after it.
 
-    While the stream runs only a sample is asked, so that the comparison costs little and the version stays loaded;
-    the rest follows when the stream is over.
+    It is asked outside of the platform, with the same code that serves: no replica keeps a version of minutes ago
+    loaded. Embeddings that the same encoder made when the message was served are used as they are.
     """
 
-    def __init__(self, client: Client, loop: str, messages: Sequence[Message], tally: Tally) -> None:
-        self._client, self._loop, self._messages, self._tally = client, loop, messages, tally
-        self.place = freeze_place(len(messages))
-        self.version = ""
+    def __init__(self, loop: str, stores: Stores, messages: Sequence[Message], tally: Tally) -> None:
+        self._loop, self._stores, self._messages, self._tally = loop, stores, messages, tally
         self.fault = ""
-        self._frozen = asyncio.Event()
-        self._waiting: asyncio.Queue[int] = asyncio.Queue()
+        self._freezing: asyncio.Task[Frozen] | None = None
 
     def saw(self, answer: Answer) -> None:
-        """Freeze the version that answered the first message after the first tenth; sample those that follow."""
-        if answer.index == self.place:
-            self.version = self._tally.static_version = answer.version
-            self._frozen.set()
-        if answer.index >= self.place and answer.index % _SAMPLE == 0:
-            self._waiting.put_nowait(answer.index)
+        """Freeze the version that answers the first message after the first tenth of the stream."""
+        if answer.index == self._tally.frozen_place:
+            self._tally.static_version = answer.version
+            if answer.version != NO_VERSION:
+                self._freezing = asyncio.create_task(
+                    asyncio.to_thread(_freeze, self._stores, self._loop, answer.version))
 
-    async def sample(self) -> None:
-        """Ask about the sampled messages as they come; runs until it is cancelled or the version cannot be asked."""
-        await self._frozen.wait()
-        while not self.fault:
-            places = [await self._waiting.get()]
-            while len(places) < _BATCH and not self._waiting.empty():
-                places.append(self._waiting.get_nowait())
-            await self._ask(places)
+    async def ask(self) -> None:
+        """Ask about every message from there on, and note whether it was right; a fault is kept, not raised."""
+        places = range(self._tally.frozen_place, len(self._messages))
+        try:
+            if self._freezing is not None:
+                frozen = await self._freezing
+                asked = {answer.index: answer.prediction_id for answer in self._tally.answers}
+                known = await asyncio.to_thread(accounts.embeddings, self._stores.postgres_url,
+                                                [asked[p] for p in places if p in asked], frozen.manifest.encoder)
+                for start in range(0, len(places), _BATCH):
+                    batch = places[start:start + _BATCH]
+                    texts = [self._messages[place].text for place in batch]
+                    vectors = [known.get(asked.get(place, "")) for place in batch]
+                    labels = await asyncio.to_thread(_labels, frozen, texts, vectors)
+                    self._note(batch, labels)
+            elif self._tally.static_version:
+                self._note(places, [None] * len(places))
+            else:
+                self.fault = "the first message after the first tenth got no answer"
+        except RatchetError as exc:
+            self.fault = str(exc)
 
-    async def finish(self) -> None:
-        """Ask about every later message that was not asked yet."""
-        rest = [p for p in range(self.place, len(self._messages)) if p not in self._tally.static_flags]
-        for start in range(0, len(rest), _BATCH):
-            if self.fault or not self.version:
-                return
-            await self._ask(rest[start:start + _BATCH])
+    def _note(self, places: Sequence[int], labels: Sequence[str | None]) -> None:
+        for place, label in zip(places, labels, strict=True):
+            self._tally.static_flags[place] = label == self._messages[place].label
 
-    async def _ask(self, places: Sequence[int]) -> None:
-        messages = [self._messages[place] for place in places]
-        labels: Sequence[str | None] = [None] * len(places)
-        if self.version != NO_VERSION:
-            try:
-                labels = await self._client.infer(self._loop, self.version, [m.text for m in messages])
-            except Transient as exc:
-                self.fault = str(exc)
-                return
-        for place, message, label in zip(places, messages, labels, strict=True):
-            self._tally.static_flags[place] = label == message.label
+
+def _freeze(stores: Stores, loop: str, version: str) -> Frozen:
+    from shared.registry import Registry
+
+    registry = Registry.connect(stores.redis_url, stores.artifacts_dir)
+    try:
+        manifest = registry.manifest(loop, version)
+        return Frozen(manifest, registry.tensors(manifest))
+    finally:
+        registry.close()
+
+
+_encoders: dict[str, Any] = {}
+
+
+def _labels(frozen: Frozen, texts: Sequence[str], vectors: Sequence[bytes | None]) -> list[str | None]:
+    """What a version answers.
+
+    Args:
+        vectors: Each text's embedding by the version's own encoder, float32 little-endian, or None to make it now.
+    """
+    import numpy as np
+
+    from shared.models.text_classification import Classifier, encoder_for
+
+    encoder = encoder_for(frozen.manifest, frozen.tensors, _encoders)
+    classifier = Classifier.load(frozen.manifest, frozen.tensors, encoder)
+    embedded = np.zeros((len(texts), encoder.dim), np.float32)
+    unknown = [place for place, vector in enumerate(vectors) if vector is None]
+    if unknown:
+        embedded[unknown] = classifier.embed([texts[place] for place in unknown])
+    for place, vector in enumerate(vectors):
+        if vector is not None:
+            embedded[place] = np.frombuffer(vector, "<f4")
+    probabilities = classifier.probabilities(embedded)
+    if not classifier.labels:
+        return [None] * len(texts)
+    return [classifier.labels[column] for column in probabilities.argmax(1)]

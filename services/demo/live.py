@@ -35,9 +35,12 @@ def picture(tally: Tally) -> str:
         total += flags[place]
         if n >= 10:
             so_far.append((place, total / n))
+    static = thin(rolling(tally.static_flags, tally.window), _POINTS)
+    estimate = tally.static_accuracy()
+    if not static and estimate is not None:
+        static = [(tally.frozen_place, estimate), (max(flags), estimate)]
     return accuracy(
-        [Line("never updated after the first tenth", "frozen",
-              thin(rolling(tally.static_flags, tally.window, least=8), _POINTS)),
+        [Line("never updated after the first tenth", "frozen" if tally.static_flags else "frozen estimate", static),
          Line("all so far", "overall", thin(so_far, _POINTS)),
          Line(f"last {tally.window} messages", "live", thin(rolling(flags, tally.window), _POINTS))],
         marks(tally.first_place, tally.generations), tally.total)
@@ -63,8 +66,8 @@ def message(tally: Tally, *, over: bool, end: str) -> dict[str, Any]:
             "phase": now.phase,
             "recent": _percent(now.recent), "recent-name": f"right, of the last {now.window}",
             "static": _percent(now.static),
-            "static-name": f"right, had it stayed {now.static_version}" if now.static_version
-            else "right, if never updated",
+            "static-name": f"right, had it stayed {now.static_version}{' (about)' if now.static_is_estimate else ''}"
+            if now.static_version else "right, if never updated",
             "done": f"{now.done:,}", "rate": f"of {now.total:,} messages, {now.rate:.0f} a second",
             "version": now.version,
             "versions": f"answers now, after {now.swaps:,} swaps",

@@ -63,8 +63,10 @@ def _faults(wrong: Sequence[str]) -> str:
 
 def _tiles(report: Mapping[str, Any]) -> str:
     accuracy_ = report["prequential_accuracy"]
+    long = report["data"]["messages"] > 2000
     tiles = [
-        ("main", percent(accuracy_["last_2000"]), "right, of the last 2,000"),
+        ("main", percent(accuracy_["last_2000" if long else "last_window"]),
+         f"right, of the last {2000 if long else report['curves']['window']:,}"),
         ("", percent(accuracy_["overall"]), "right, of all, from no labels on"),
         ("", percent(report["static_accuracy"]), "right, had it stopped learning"),
         ("", percent(report["test_accuracy"]), "right, on unseen test messages"),
@@ -83,7 +85,7 @@ def _accuracy(report: Mapping[str, Any]) -> str:
                         Line(f"last {curves['window']} messages", "live", curves["live"])],
                        marks(first, generations), report["data"]["messages"])
     note = (f"Each message was answered first and learned from afterwards. The other line is {static['version']}, the "
-            f"version that answered message {static['frozen_after'] + 1:,}: asked by name about the "
+            f"version that answered message {static['frozen_after'] + 1:,}: asked about the "
             f"{static['messages']:,} messages from there on, it was right on {percent(report['static_accuracy'])}; the "
             f"learning model on {percent(static['prequential_on_the_same'])} of the same messages. ")
     if static["never_learned"] is not None:

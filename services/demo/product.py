@@ -57,18 +57,6 @@ class Client:
         predictions: list[dict[str, Any]] = answer["predictions"]
         return predictions
 
-    async def infer(self, loop: str, version: str, texts: Sequence[str]) -> list[str | None]:
-        """Ask one version by name, through the Open Inference Protocol; None where it knows no label.
-
-        Raises:
-            Transient: No try was answered with success.
-        """
-        url = f"{self._at.inference}/v2/models/{loop}/versions/{version}/infer"
-        body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": list(texts)}]}
-        answer = await self._post("infer", url, body, self._infer, 3)
-        label = next(output for output in answer["outputs"] if output["name"] == "label")
-        return [value or None for value in label["data"]]
-
     async def describe(self, loop: str) -> dict[str, Any]:
         """What inference says about a loop: the version it serves and how many examples that learned.
 

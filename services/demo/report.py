@@ -56,6 +56,7 @@ class Played:
 
 def build(tally: Tally, played: Played, accounts: Accounts) -> dict[str, Any]:
     """Put the figures together, ready for JSON; the keys are described in ``docs/demo.md``."""
+    window = window_of(tally.total)
     flags = dict.fromkeys(range(len(tally.answers) + tally.unanswered), False)
     flags |= {answer.index: answer.correct for answer in tally.answers}
     order = [flags[place] for place in sorted(flags)]
@@ -63,11 +64,10 @@ def build(tally: Tally, played: Played, accounts: Accounts) -> dict[str, Any]:
                        {m.version: m.examples for m in accounts.manifests})
     static = [tally.static_flags[place] for place in sorted(tally.static_flags)]
     same = [flags[place] for place in tally.static_flags]
-    window = window_of(tally.total)
     return {
         "data": {"name": played.data, "messages": tally.total, "users": played.n_users, "seed": played.seed},
         "prequential_accuracy": {"overall": share(order), "last_2000": share(order[-2000:]),
-                                 "first_2000": share(order[:2000])},
+                                 "first_2000": share(order[:2000]), "last_window": share(order[-window:])},
         "static_accuracy": None if played.frozen_fault else share(static),
         "static": {
             "version": tally.static_version, "frozen_after": played.frozen_place, "messages": len(static),

@@ -67,7 +67,8 @@ def panel(now: Snapshot) -> Panel:
     table.add_row("messages", f"[bold]{now.done:,}[/] of {now.total:,}", "rate", f"[bold]{now.rate:.1f}[/] a second")
     table.add_row(f"accuracy, last {now.window}", f"[bold green]{percent(now.recent)}[/]", "overall",
                   f"[bold]{percent(now.overall)}[/]")
-    table.add_row("never updated", f"[bold yellow]{percent(now.static)}[/] {now.static_version}", "answering",
+    about = " (about)" if now.static_is_estimate else ""
+    table.add_row(f"never updated{about}", f"[bold yellow]{percent(now.static)}[/] {now.static_version}", "answering",
                   f"[bold]{now.version}[/]")
     table.add_row("versions", f"[bold]{now.versions}[/] published", "swaps", f"[bold]{now.swaps}[/]")
     table.add_row("loop time (about)", f"[bold]{seconds(now.loop_p50_s)}[/] p50", "",

@@ -47,18 +47,23 @@ class Stack:
 
 
 def find(data_dir: Path | None, *, ours: bool = False, fresh: bool = False) -> Stack | None:
-    """Return the running stack of a data folder, or of the default one; None when none is ready."""
+    """Return the running stack of a data folder, or of the default one; None when none runs.
+
+    Raises:
+        Permanent: One runs and is not ready.
+    """
     told = _status(data_dir)
     if told is None:
         return None
-    services = told["services"]
-    if not all(services.get(name, {}).get("ready") for name in ("collector", "inference", "processor", "trainer")):
-        return None
-    keys = told["keys"]
+    services, keys = told["services"], told["keys"]
+    faults = [f"{name}: {service.get('fault', 'not ready')}" for name, service in services.items()
+              if not service["ready"]]
+    if faults:
+        raise Permanent(f"the stack in {told['data_dir']} is not ready: {'; '.join(faults)}")
     folder = Path(told["data_dir"])
     return Stack(
         at=Endpoints(services["collector"]["url"].rstrip("/"), services["inference"]["url"].rstrip("/"),
-                     _one_key(keys["collect"]), _one_key(keys["infer"])),
+                     keys["collect"], keys["infer"]),
         stores=Stores(services["postgres"]["url"], services["redis"]["url"], folder / "artifacts"),
         data_dir=folder, ours=ours, fresh=fresh,
         champions={name: loop.get("champion") for name, loop in told["loops"].items()},
@@ -111,11 +116,6 @@ def _status(data_dir: Path | None) -> dict[str, Any] | None:
     except (subprocess.TimeoutExpired, json.JSONDecodeError):
         return None
     return told if isinstance(told, dict) and told.get("services") else None
-
-
-def _one_key(keys: Any) -> str:
-    """A key of those the status names: written alone, or by name."""
-    return next(iter(keys.values())) if isinstance(keys, dict) else str(keys)
 
 
 def _ratchet() -> list[str]:

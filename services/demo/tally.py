@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.demo.metrics import NO_VERSION, Answer, percentile, window_of
+from services.demo.metrics import NO_VERSION, Answer, freeze_place, percentile, window_of
 
 _RATE_SPAN_S = 5.0
 
@@ -18,7 +18,9 @@ class Snapshot:
         window: How many messages "recent" means.
         recent: Accuracy over the last ``window`` messages; None before the first answer.
         overall: Accuracy over all messages so far.
-        static: Accuracy of the never-updated version on the messages it was asked so far; None before.
+        static: Accuracy of the never-updated version; None before it is frozen.
+        static_is_estimate: Whether that is still the accuracy around the moment of freezing; the version itself is
+            asked when the stream is over.
         loop_p50_s, loop_p95_s: Running estimate of the loop time; None before the first swap.
         version: The version that answered last.
         versions: How many versions the loop has published.
@@ -34,6 +36,7 @@ class Snapshot:
     recent: float | None
     overall: float | None
     static: float | None
+    static_is_estimate: bool
     static_version: str
     version: str
     versions: int
@@ -64,12 +67,14 @@ class Tally:
         self.slips_s: list[float] = []
         self.unanswered = 0
         self.published = 0
+        self.frozen_place = freeze_place(total)
         self.static_version = ""
         self.static_flags: dict[int, bool] = {}
         self.first_seen_s: dict[str, float] = {}
         self.first_place: dict[str, int] = {}
         self.generations: dict[str, int] = {}
         self.loop_estimates_s: list[float] = []
+        self._near_freezing: list[bool] = []
         self._recent: deque[bool] = deque(maxlen=self.window)
         self._n_correct = 0
         self._accept_times: list[float] = []
@@ -86,6 +91,8 @@ class Tally:
         self.predict_s.append(took_s)
         self.slips_s.append(slip_s)
         self._note(answer.correct)
+        if abs(answer.index - self.frozen_place) <= self.window // 5:
+            self._near_freezing.append(answer.correct)
         is_new = answer.version not in self.first_seen_s
         if is_new:
             self.first_seen_s[answer.version] = answer.answered_s
@@ -117,20 +124,24 @@ class Tally:
         if place >= 0 and seen is not None:
             self.loop_estimates_s.append(max(0.0, seen - self._accept_times[place]))
 
+    def static_accuracy(self) -> float | None:
+        """Of the never-updated version: measured once it was asked, before that the accuracy around the freezing."""
+        flags = list(self.static_flags.values()) or self._near_freezing
+        return sum(flags) / len(flags) if self.static_version and flags else None
+
     def snapshot(self) -> Snapshot:
         """How the run stands now."""
         now = self.now()
         while self._times and self._times[0] < now - _RATE_SPAN_S:
             self._times.popleft()
         done = len(self.answers) + self.unanswered
-        static = self.static_flags.values()
         latest = self.answers[-1].version if self.answers else NO_VERSION
         return Snapshot(
             phase=self.phase, elapsed_s=now, done=done, total=self.total,
             rate=len(self._times) / min(_RATE_SPAN_S, max(now, 0.5)),
             window=self.window, recent=sum(self._recent) / len(self._recent) if self._recent else None,
             overall=self._n_correct / done if done else None,
-            static=sum(static) / len(static) if static else None,
+            static=self.static_accuracy(), static_is_estimate=not self.static_flags,
             static_version=self.static_version,
             version=latest, versions=self.published, swaps=max(0, len(self.first_seen_s) - 1),
             loop_p50_s=percentile(self.loop_estimates_s, 0.5), loop_p95_s=percentile(self.loop_estimates_s, 0.95),
