@@ -38,7 +38,7 @@ def join(parts: Iterable[bytes]) -> bytes:
     return b"[" + b",".join(parts) + b"]"
 
 
-def encode_one(item: Item) -> bytes:
+def encode_one(item: Event | Prediction | DeadLetter) -> bytes:
     """Return the value of a single-item record (``application/json``)."""
     return _encoder.encode(item)
 

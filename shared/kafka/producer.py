@@ -134,6 +134,10 @@ class FrameProducer:
         """Return whether items can be written now. Never blocks."""
         return not self.fault()
 
+    def alive(self) -> bool:
+        """Return whether the producer's own thread runs; without it only a restart of the process helps."""
+        return self._thread.is_alive()
+
     @property
     def n_bytes_in_flight(self) -> int:
         """Bytes accepted and not yet acknowledged or given up."""

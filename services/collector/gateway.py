@@ -1,0 +1,82 @@
+"""Hands a request's events to Kafka and waits for the acknowledgement; bounds what is under way."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Protocol
+
+from schemas.errors import Transient
+from schemas.topics import Topics
+from services.collector import metrics
+from services.collector.intake import Intake
+from shared.kafka import Record
+
+
+class Producer(Protocol):
+    """What the collector needs of a Kafka producer; ``FrameProducer`` is one."""
+
+    def send_many(self, records: Sequence[Record]) -> Future[None]:
+        """Send records that are acknowledged together; raises Transient when they are refused."""
+
+    def fault(self) -> str:
+        """Why nothing can be sent now; empty when it can."""
+
+
+class Gateway:
+    """The way to Kafka.
+
+    Args:
+        max_requests: Requests under way at once.
+        max_request_bytes: Bytes of their bodies at once, as announced by Content-Length or by the protocol's limit.
+    """
+
+    def __init__(self, producer: Producer, topics: Topics, *, max_requests: int, max_request_bytes: int) -> None:
+        self._producer, self._topics = producer, topics
+        self._max_requests, self._max_bytes = max_requests, max_request_bytes
+        self._n_requests = 0
+        self._n_bytes = 0
+
+    @contextmanager
+    def admitted(self, n_bytes: int) -> Iterator[None]:
+        """Let a request in.
+
+        Args:
+            n_bytes: Memory to set aside for its body.
+
+        Raises:
+            Transient: Too many requests or bytes are under way, or Kafka is away: then its body is not even read.
+        """
+        if fault := self._producer.fault():
+            raise Transient(f"Kafka is away: {fault}")
+        if self._n_requests >= self._max_requests:
+            raise Transient(f"{self._n_requests} requests are under way")
+        if self._n_bytes + n_bytes > self._max_bytes:
+            raise Transient(f"{self._n_bytes} bytes are being received")
+        self._n_requests += 1
+        self._n_bytes += n_bytes
+        metrics.in_flight.set(self._n_requests)
+        try:
+            yield
+        finally:
+            self._n_requests -= 1
+            self._n_bytes -= n_bytes
+            metrics.in_flight.set(self._n_requests)
+
+    def send(self, intake: Intake) -> Future[None]:
+        """Write events and dead letters.
+
+        Returns:
+            A future that resolves once all of them are acknowledged; with Transient it fails when they are not, and
+            the client must send the request again.
+
+        Raises:
+            Transient: Nothing was taken.
+        """
+        topics = self._topics
+        records: list[Record] = [(topics.events, event.subject or event.id, event) for event in intake.events]
+        records += [(topics.dead, letter.id, letter) for letter in intake.dead]
+        return self._producer.send_many(records)
+
+    def fault(self) -> str:
+        """Why nothing can be stored now; empty when it can."""
+        return self._producer.fault()

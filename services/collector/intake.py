@@ -1,0 +1,179 @@
+"""Takes the events of one request, good ones to the events topic, bad ones to the dead letters, each with a verdict."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from schemas.dead import DeadLetter
+from schemas.errors import Invalid
+from schemas.events import Event
+from services.collector import values
+from services.collector.limits import Limits
+from services.collector.privacy import Privacy
+
+_MAX_PAYLOAD = 32 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is known of a request before its events are read.
+
+    Attributes:
+        project: Name of the key that let it in.
+        origin: The HTTP path.
+        received_ms: When it came, ms since the epoch.
+        sent_ms: When it left, on the sender's clock; None when it does not say.
+        new_id: Makes an id for an event that has none.
+    """
+
+    project: str
+    origin: str
+    received_ms: int
+    new_id: Callable[[], str]
+    sent_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one event: taken when ``code`` is empty, else refused, with the reason and the field's path."""
+
+    index: int
+    id: str
+    code: str = ""
+    path: str = ""
+    message: str = ""
+
+
+@dataclass(slots=True)
+class Intake:
+    """The outcome of one request, in the order of its events."""
+
+    events: list[Event] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """An event that had to be read leniently and that no strict reader would take."""
+
+    value: Any
+    fault: Invalid
+
+
+Raw = bytes | msgspec.Raw | Spoiled
+Reader = Callable[[bytes, Arrival], Event]
+
+
+def split(items: Sequence[Any], limits: Limits) -> list[Raw]:
+    """Turn leniently parsed events into raw ones again, so that only the guilty ones are refused."""
+    found: list[Raw] = []
+    for item in items:
+        try:
+            values.check(item, limits)
+            found.append(msgspec.json.encode(item))
+        except Invalid as exc:
+            found.append(Spoiled(item, exc))
+    return found
+
+
+def open_object(body: bytes, limits: Limits) -> tuple[Raw, dict[str, Any]]:
+    """Open a body that is one event: the event, still raw, and its top-level fields.
+
+    Raises:
+        Invalid: It is not a JSON object.
+    """
+    raw: Raw = body
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = values.parse_leniently(body)
+        raw = split([value], limits)[0]
+    if not isinstance(value, dict):
+        raise Invalid("the body is not a JSON object", code="wrong_type")
+    return raw, value
+
+
+def take(raws: Sequence[Raw], arrival: Arrival, read: Reader, privacy: Privacy, limits: Limits, *,
+         prefix: str = "") -> Intake:
+    """Read every event; a bad one never costs its neighbours.
+
+    Args:
+        read: Turns one raw event into an Event, pseudonymised, or raises Invalid.
+        prefix: Where the events stand in the request, for paths: ``batch`` gives ``batch.3.userId``.
+    """
+    intake = Intake()
+    for index, raw in enumerate(raws):
+        try:
+            if isinstance(raw, Spoiled):
+                raise raw.fault
+            data = bytes(raw)
+            if len(data) > limits.max_event_bytes:
+                raise Invalid(f"the event has {len(data)} bytes; at most {limits.max_event_bytes} are taken",
+                              code="too_large")
+            event = read(data, arrival)
+        except Invalid as exc:
+            letter, verdict = _refuse(raw, index, exc, arrival, privacy, prefix)
+            intake.dead.append(letter)
+            intake.verdicts.append(verdict)
+            continue
+        intake.events.append(event)
+        intake.verdicts.append(Verdict(index, event.id))
+    return intake
+
+
+def decode(data: bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
+    """Decode one raw event by its protocol's type, refusing values that cannot be stored.
+
+    Raises:
+        Invalid: With the path of the field inside the event.
+    """
+    try:
+        call = decoder.decode(data)
+        if values.needs_a_look(data, limits):
+            values.check(msgspec.json.decode(data), limits)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise values.refusal(exc) from exc
+    return call
+
+
+def text(value: str | None, path: str, max_chars: int) -> str:
+    """Return a required text.
+
+    Raises:
+        Invalid: It is missing, empty or too long.
+    """
+    if not value:
+        raise Invalid(f"the field {path} is missing or empty", code="missing_field", path=path)
+    if len(value) > max_chars:
+        raise Invalid(f"{path} has {len(value)} characters; at most {max_chars} are taken", code="too_long", path=path)
+    return value
+
+
+def _refuse(raw: Raw, index: int, exc: Invalid, arrival: Arrival, privacy: Privacy,
+            prefix: str) -> tuple[DeadLetter, Verdict]:
+    path = ".".join(part for part in (prefix, str(index) if prefix else "", exc.path) if part)
+    payload, message_id = _payload(raw, arrival.project, privacy)
+    # From the content: the same bad event sent again is the same dead letter.
+    content = repr(raw.value).encode("utf-8", "backslashreplace") if isinstance(raw, Spoiled) else bytes(raw)
+    digest = hashlib.blake2b(arrival.project.encode() + b"\0" + content, digest_size=16).hexdigest()
+    letter = DeadLetter(id=f"dl_{digest}", stage="collector", code=exc.code, path=path, message=str(exc),
+                        time_ms=arrival.received_ms, project=arrival.project, payload=payload, origin=arrival.origin)
+    return letter, Verdict(index, message_id, exc.code, path, str(exc))
+
+
+def _payload(raw: Raw, project: str, privacy: Privacy) -> tuple[str, str]:
+    """The refused event as storable text without personal data, and its id; both empty when it cannot be parsed."""
+    try:
+        value = raw.value if isinstance(raw, Spoiled) else values.parse_leniently(bytes(raw))
+        scrubbed = values.storable(privacy.scrubbed(project, value))
+    except (Invalid, RecursionError):
+        return "", ""
+    message_id = ""
+    if isinstance(scrubbed, dict):
+        found = scrubbed.get("messageId") or scrubbed.get("uuid") or scrubbed.get("id")
+        message_id = found[:512] if isinstance(found, str) else ""
+    return msgspec.json.encode(scrubbed)[:_MAX_PAYLOAD].decode("utf-8", "ignore"), message_id

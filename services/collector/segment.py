@@ -1,0 +1,132 @@
+"""Segment's HTTP tracking API, which RudderStack's SDKs speak as well: requests and calls to events."""
+
+from typing import Any, Literal, cast
+
+import msgspec
+
+from schemas.errors import Invalid
+from schemas.events import Event, Kind
+from schemas.segment import Batch, Call
+from services.collector import privacy as private
+from services.collector import times, values
+from services.collector.envelope import Envelope
+from services.collector.intake import Arrival, decode, open_object, split, text
+from services.collector.limits import Limits
+from services.collector.privacy import Privacy
+
+Type = Literal["track", "identify", "page", "screen", "group", "alias"]
+TYPES: tuple[Type, ...] = ("track", "identify", "page", "screen", "group", "alias")
+
+_batch = msgspec.json.Decoder(Batch)
+_call = msgspec.json.Decoder(Call)
+
+
+def open_batch(body: bytes, limits: Limits) -> Envelope:
+    """Open ``/v1/batch``.
+
+    Raises:
+        Invalid: It is not a batch at all, and no event of it can be saved.
+    """
+    try:
+        batch = _batch.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        return _open_leniently(body, limits, exc)
+    return Envelope(list(batch.batch), batch.writeKey, times.lenient_ms(batch.sentAt), batch.context, "batch")
+
+
+def open_single(body: bytes, limits: Limits) -> Envelope:
+    """Open ``/v1/track`` and its like: the body is the call, with the key and the time of sending in it."""
+    raw, fields = open_object(body, limits)
+    return Envelope([raw], fields.get("writeKey"), times.lenient_ms(fields.get("sentAt")), alone=True)
+
+
+def _open_leniently(body: bytes, limits: Limits, exc: Exception) -> Envelope:
+    value = values.parse_leniently(body)
+    items = value.get("batch") if isinstance(value, dict) else None
+    if not isinstance(items, list):
+        fault = values.refusal(exc)
+        raise Invalid(f"the body is no batch of calls: {fault}", code=fault.code, path=fault.path or "batch") from exc
+    context = value.get("context")
+    return Envelope(split(items, limits), value.get("writeKey"), times.lenient_ms(value.get("sentAt")),
+                    context if isinstance(context, dict) else None, "batch")
+
+
+class Reader:
+    """Reads calls.
+
+    Args:
+        kind: What the path says the call is; None in a batch, where each call says so itself.
+        context: Of the whole batch.
+    """
+
+    def __init__(self, privacy: Privacy, limits: Limits, *, kind: Type | None = None,
+                 context: dict[str, Any] | None = None) -> None:
+        self._privacy, self._limits, self._kind, self._context = privacy, limits, kind, context
+
+    def __call__(self, data: bytes, arrival: Arrival) -> Event:
+        """Turn one call into an event without the user's own ids.
+
+        Raises:
+            Invalid: A field is missing or wrong.
+        """
+        call: Call = decode(data, _call, self._limits)
+        kind = self._kind or call.type
+        if kind not in TYPES:
+            raise Invalid(f"the type {kind!r} is none of {', '.join(TYPES)}" if kind else "the field type is missing",
+                          code="unknown_type" if kind else "missing_field", path="type")
+        user, anonymous, previous = (self._id(value, name) for value, name in (
+            (call.userId, "userId"), (call.anonymousId, "anonymousId"), (call.previousId, "previousId")))
+        if not user and not anonymous:
+            raise Invalid("the call names no user: neither userId nor anonymousId", code="missing_field", path="userId")
+        properties, traits = call.properties or {}, call.traits or {}
+        context = {**self._context, **(call.context or {})} if self._context else call.context or {}
+        project = arrival.project
+        self._privacy.hide_fields(project, "properties", properties)
+        self._privacy.hide_fields(project, "traits", traits)
+        self._privacy.hide_fields(project, "context", context)
+        if kind == "group":
+            context["groupId"] = text(self._id(call.groupId, "groupId"), "groupId", self._limits.max_id_chars)
+        elif kind == "alias":
+            text(previous, "previousId", self._limits.max_id_chars)
+        subject = self._privacy.subject(project, user or anonymous)
+        others = {"anonymous": anonymous if user else "", "previous": previous}
+        if known := {name: self._privacy.subject(project, id_) for name, id_ in others.items() if id_}:
+            context["subjects"] = {"user": subject, **known}
+        original = call.timestamp if call.originalTimestamp is None else call.originalTimestamp
+        time_ms = times.parse_ms(original, "timestamp" if call.originalTimestamp is None else "originalTimestamp")
+        sent_ms = times.lenient_ms(call.sentAt) if call.sentAt is not None else arrival.sent_ms
+        event = Event(
+            id=text(call.messageId, "messageId", self._limits.max_id_chars) if call.messageId else arrival.new_id(),
+            project=project, kind=cast(Kind, kind), name=self._name(call, kind), subject=subject,
+            time_ms=times.corrected_ms(time_ms, sent_ms, arrival.received_ms), received_ms=arrival.received_ms,
+            source=_source(call), original_time=None if original is None else str(original),
+            properties=properties, traits=traits, context=context)
+        counts: dict[str, int] = {}
+        for id_ in (user, anonymous, previous):
+            if id_:
+                counts[id_] = counts.get(id_, 0) + 1
+        return self._privacy.without_ids(event, list(counts)) if private.leaks(data, counts) else event
+
+    def _id(self, value: str | float | None, path: str) -> str:
+        if value is None:
+            return ""
+        id_ = private.id_text(value)
+        if len(id_) > self._limits.max_id_chars:
+            raise Invalid(f"{path} has {len(id_)} characters; at most {self._limits.max_id_chars} are taken",
+                          code="too_long", path=path)
+        return id_
+
+    def _name(self, call: Call, kind: str) -> str:
+        if kind == "track":
+            return text(call.event, "event", self._limits.max_name_chars)
+        if kind in ("page", "screen") and call.name:
+            return text(call.name, "name", self._limits.max_name_chars)
+        return kind
+
+
+def _source(call: Call) -> str:
+    if call.channel is not None:
+        return "rudder"
+    library = (call.context or {}).get("library")
+    name = library.get("name") if isinstance(library, dict) else None
+    return "rudder" if isinstance(name, str) and "rudder" in name.lower() else "segment"
