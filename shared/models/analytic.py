@@ -107,10 +107,24 @@ class RidgeHead:
         self._head = torch.cholesky_solve(torch.from_numpy(self._cross), factor).numpy()
         self._since_solve = 0
 
-    def snapshot(self) -> dict[str, np.ndarray]:
-        """Return the sums as tensors: ``gram`` (M, M) and ``cross`` (M, C) float64, ``counts`` (C,) int64."""
-        return {"gram": self._gram.numpy().copy(), "cross": self._cross.copy(),
-                "counts": np.array(self._counts, np.int64), "projection": self.projection}
+    def snapshot(self, *, solved: bool = False) -> dict[str, np.ndarray]:
+        """Return the sums as tensors: ``gram`` (M, M) and ``cross`` (M, C) float64, ``counts`` (C,) int64.
+
+        Args:
+            solved: Add ``inverse`` (M, M) and ``head`` (M, C) float64, so that the restored head need not be solved.
+        """
+        tensors = {"gram": self._gram.numpy().copy(), "cross": self._cross.copy(),
+                   "counts": np.array(self._counts, np.int64), "projection": self.projection}
+        if solved:
+            self.solve()
+            assert self._inverse is not None
+            tensors |= {"inverse": self._inverse.numpy().copy(), "head": self._head.copy()}
+        return tensors
+
+    @property
+    def width(self) -> int:
+        """M, the number of random features."""
+        return int(self.projection.shape[1])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -131,9 +145,10 @@ class RidgeHead:
         if tensors["gram"].shape != (width, width) or tensors["cross"].shape != (width, n_columns) \
                 or len(head._counts) != n_columns:
             raise Permanent("the snapshot's tensors do not belong together")
-        head._gram = torch.from_numpy(tensors["gram"].astype(np.float64))
-        head._cross = tensors["cross"].astype(np.float64)
-        head._inverse = None
+        head._gram = torch.from_numpy(tensors["gram"].copy())
+        head._cross = tensors["cross"].copy()
+        head._inverse = torch.from_numpy(tensors["inverse"].copy()) if "inverse" in tensors else None
+        head._head = tensors["head"].copy() if "head" in tensors else np.zeros_like(head._cross)
         return head
 
     def _update(self, embeddings: Vectors, labels: Sequence[str], sign: int) -> None:

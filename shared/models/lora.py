@@ -33,13 +33,14 @@ def merged(params: Mapping[str, torch.Tensor], adapter: Mapping[str, np.ndarray]
         Permanent: A tensor names no parameter of the base, or does not fit its shape.
     """
     changed: dict[str, torch.Tensor] = {}
-    for name, array in adapter.items():
+    # encoder.* sorts after adapter.*, but a LoRA that was trained on a fully tuned encoder stands on its weights.
+    for name, array in sorted(adapter.items(), reverse=True):
         if name.startswith(FULL):
             target = _target(params, name.removeprefix(FULL), name)
             changed[name.removeprefix(FULL)] = _fitting(torch.from_numpy(array.copy()).to(target), target, name)
         elif name.startswith(LORA) and name.endswith(_A):
             param = name.removeprefix(LORA).removeprefix(_PEFT).removesuffix(_A) + ".weight"
-            target = _target(params, param, name)
+            target = changed.get(param, _target(params, param, name))
             pair = name.removesuffix(_A) + _B
             if SCALE not in adapter or pair not in adapter or adapter[pair].shape[1] != array.shape[0]:
                 raise Permanent(f"the adapter tensor {name} lacks a fitting {pair} or {SCALE}")

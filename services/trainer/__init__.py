@@ -1,0 +1,1 @@
+"""The trainer: learns from joined examples, lets the gate decide, publishes versions."""

@@ -1,0 +1,77 @@
+"""Snapshots of a learner in the artifact directory, so that a start need not read the whole history again."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from schemas.errors import Permanent
+from services.trainer.core import LearnerState
+from shared.logs import Log
+
+_log = Log("ratchet.trainer")
+
+
+class _Whole(msgspec.Struct, frozen=True):
+    """What stands beside the tensors; ``fingerprint`` names everything that shaped the sums."""
+
+    fingerprint: str
+    state: LearnerState
+
+
+class Snapshots:
+    """One loop's snapshot files: ``learner-<sha256>.safetensors``, named by their content."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(self, tensors: Mapping[str, np.ndarray], state: LearnerState, *, fingerprint: str) -> str:
+        """Write a snapshot, synced to disk; returns its SHA-256. Does not touch others: see ``keep``."""
+        whole = msgspec.json.encode(_Whole(fingerprint, state)).decode()
+        data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, {"state": whole})
+        digest = hashlib.sha256(data).hexdigest()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        part = self._directory / f".{digest}.part"
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._path(digest))
+        return digest
+
+    def load(self, digest: str, *, fingerprint: str) -> tuple[dict[str, np.ndarray], LearnerState] | None:
+        """Read a snapshot, checked; None, with a log line, when it is missing, damaged or of another shape."""
+        try:
+            data = self._path(digest).read_bytes()
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise Permanent("its digest is wrong")
+            whole = msgspec.json.decode(_metadata(data)["state"], type=_Whole)
+            if whole.fingerprint != fingerprint:
+                raise Permanent("the loop's base, projection, ridge, hold-out, seed or max_tokens changed since")
+            return dict(load(data)), whole.state
+        except (OSError, SafetensorError, msgspec.DecodeError, KeyError, Permanent) as exc:
+            _log.warning("snapshot_not_used", sha256=digest, reason=str(exc), path=str(self._directory))
+            return None
+
+    def keep(self, digest: str) -> None:
+        """Delete every other snapshot."""
+        for path in self._directory.glob("learner-*.safetensors"):
+            if path != self._path(digest):
+                path.unlink(missing_ok=True)
+        for path in self._directory.glob(".*.part"):
+            path.unlink(missing_ok=True)
+
+    def _path(self, digest: str) -> Path:
+        return self._directory / f"learner-{digest}.safetensors"
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file: 8 bytes length, then a JSON header with ``__metadata__``."""
+    length = int.from_bytes(data[:8], "little")
+    header = msgspec.json.decode(data[8:8 + length], type=dict[str, msgspec.Raw])
+    return msgspec.json.decode(header["__metadata__"], type=dict[str, str])
