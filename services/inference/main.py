@@ -50,6 +50,9 @@ def run() -> None:
     if chosen.n_threads:
         limit_threads(chosen.n_threads)
     served = {name: ServedLoop(loop) for name, loop in declared.items()}
+    for name in served:  # a loss that never happened reads 0, not nothing
+        for counter in (metrics.lost, metrics.swaps, metrics.refused, metrics.predictions):
+            counter.labels(name)
     topics = Topics(chosen.topic_prefix)
     producer = FrameProducer(chosen.kafka_bootstrap, [topics.predictions], client_id="ratchet-inference",
                              max_bytes_in_flight=2 * chosen.log_max_bytes, ack_timeout_s=_ACK_TIMEOUT_S,
