@@ -1,6 +1,7 @@
 """The product app: asks inference about each message, then tells the collector where it truly belonged."""
 
 import asyncio
+import base64
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from schemas.errors import Transient
+from schemas.errors import Permanent, RatchetError, Transient
 from services.demo.messages import Message
 from services.demo.metrics import Answer
 from services.demo.tally import Tally
@@ -43,14 +44,15 @@ class Client:
     def __init__(self, http: aiohttp.ClientSession, at: Endpoints, failed: Callable[[str], None]) -> None:
         self._http, self._at, self._failed = http, at, failed
         self._infer = {"Authorization": f"Bearer {at.infer_key}", "Content-Type": "application/json"}
-        self._collect = {"Authorization": aiohttp.BasicAuth(at.collect_key).encode(),
-                         "Content-Type": "application/json"}
+        basic = base64.b64encode(f"{at.collect_key}:".encode()).decode()
+        self._collect = {"Authorization": f"Basic {basic}", "Content-Type": "application/json"}
 
     async def predict(self, loop: str, inputs: Sequence[Mapping[str, str]], *, tries: int = 5) -> list[dict[str, Any]]:
         """Ask about one or many inputs.
 
         Raises:
             Transient: No try was answered with success.
+            Permanent: The request was refused for good.
         """
         url = f"{self._at.inference}/v1/loops/{loop}/predict"
         answer = await self._post("predict", url, {"inputs": inputs}, self._infer, tries)
@@ -78,6 +80,7 @@ class Client:
 
         Raises:
             Transient: No try was answered with success.
+            Permanent: The request was refused for good.
         """
         body = {"batch": events, "sentAt": _timestamp()}
         return await self._post("collect", f"{self._at.collector}/v1/batch", body, self._collect, tries)
@@ -97,6 +100,8 @@ class Client:
                     with suppress(ValueError):
                         wait_s = float(answer.headers.get("Retry-After", wait_s))
                     self._failed(f"{what} {answer.status}")
+                    if answer.status < 500 and answer.status not in (408, 429):
+                        raise Permanent(f"{url} {reason}")
             except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError) as exc:
                 reason = f"did not answer: {exc!r}"
                 self._failed(f"{what} {type(exc).__name__}")
@@ -123,20 +128,26 @@ class ProductApp:
 
         Raises:
             Transient: The collector did not take feedback in all its tries.
+            Permanent: It, or inference, refused a request for good.
         """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send_batches())
+                await self._ask_all(messages, rate)
+                self._outbox.put_nowait(None)
+        except ExceptionGroup as group:
+            raise _first(group) from group
+
+    async def _ask_all(self, messages: Sequence[Message], rate: float) -> None:
         start_s = self._tally.now()
-        async with asyncio.TaskGroup() as told:
-            sending = told.create_task(self._send_batches())
-            async with asyncio.TaskGroup() as asked:
-                for index, message in enumerate(messages):
-                    due_s = start_s + index / rate
-                    delay_s = due_s - self._tally.now()
-                    if delay_s > 0:
-                        await asyncio.sleep(delay_s)
-                    await self._room.acquire()
-                    asked.create_task(self._one(index, message, due_s))
-            self._outbox.put_nowait(None)
-            await sending
+        async with asyncio.TaskGroup() as asking:
+            for index, message in enumerate(messages):
+                due_s = start_s + index / rate
+                delay_s = due_s - self._tally.now()
+                if delay_s > 0:
+                    await asyncio.sleep(delay_s)
+                await self._room.acquire()
+                asking.create_task(self._one(index, message, due_s))
 
     async def _one(self, index: int, message: Message, due_s: float) -> None:
         asked_s = self._tally.now()
@@ -183,9 +194,17 @@ class ProductApp:
 
 def refused(answer: Mapping[str, Any]) -> dict[int, str]:
     """The places of the events in a batch that the collector did not take, with its reason code."""
-    results = answer.get("results") or []
-    return {place: str(result.get("code") or result.get("status")) for place, result in enumerate(results)
-            if result.get("status") not in ("ok", "accepted", 200, True)}
+    return {place: str(result.get("code", "unknown")) for place, result in enumerate(answer["results"])
+            if result["status"] != "accepted"}
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The error of our own that a group of tasks failed with, else whichever came first."""
+    ours, others = group.split(RatchetError)
+    found: Exception = ours or others or group
+    while isinstance(found, ExceptionGroup):
+        found = found.exceptions[0]
+    return found
 
 
 def _resolved(answer: Answer, message: Message) -> dict[str, Any]:
