@@ -49,6 +49,18 @@ def add(commands: "Commands") -> None:
     add_data_dir(status)
     add_json(status)
 
+    command(commands, "prepare", _prepare, about="make the topics and tables of any Kafka and Postgres",
+            more="`ratchet up` does it by itself; elsewhere it runs once before the services, and after an upgrade.\n"
+                 "RATCHET_KAFKA_BOOTSTRAP and RATCHET_POSTGRES_URL say where. What is there stays as it is.",
+            examples="  RATCHET_POSTGRES_URL=postgresql://... RATCHET_KAFKA_BOOTSTRAP=kafka:9092 ratchet prepare")
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from services.stack import preparing
+    from shared.settings import read
+
+    preparing.run(read(preparing.Settings), print)
+
 
 def _up(arguments: argparse.Namespace) -> int:
     from services.stack.operating import resolve_data_dir

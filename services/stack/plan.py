@@ -125,8 +125,8 @@ def make(settings: Settings, secrets: Secrets, base: Mapping[str, str],
 
     def threads(count: int) -> dict[str, str]:
         # Spinning OpenMP threads of two processes on two cores slow each other down several times over.
-        return {"OMP_NUM_THREADS": str(count), "OMP_WAIT_POLICY": "PASSIVE"} | {
-            key: base[key] for key in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if key in base}
+        few = {"OMP_NUM_THREADS": str(count), "OMP_WAIT_POLICY": "PASSIVE"} if count else {}
+        return few | {key: base[key] for key in few if key in base}
 
     workers = [service("processor", "processor")] + [
         service(f"processor-{number}", "processor", RATCHET_PROCESSOR_PORT=str(free_port()),
@@ -135,7 +135,8 @@ def make(settings: Settings, secrets: Secrets, base: Mapping[str, str],
     ]
     services = (service("collector", "collector", **threads(1)), *workers,
                 service("trainer", "trainer", **threads(settings.trainer_threads)),
-                service("inference", "inference", **threads(settings.inference_threads)))
+                service("inference", "inference", RATCHET_INFERENCE_THREADS=str(settings.inference_threads),
+                        **threads(settings.inference_threads)))
     keys = {"collect": next(iter(collect.values())), "infer": next(iter(infer.values())),
             "operate": next(iter(operate.values()))}
     return Plan(data_dir, loops_dir, (redis, postgres, kafka), services, environ, keys)

@@ -28,14 +28,12 @@ class Settings:
     trainer_port: int = setting("RATCHET_TRAINER_PORT", 8083, "TCP port of the trainer's health and metrics.",
                                 check=port)
     topic_prefix: str = setting("RATCHET_TOPIC_PREFIX", "ratchet", "What the Kafka topics' names start with.")
-    partitions: int = setting("RATCHET_TOPIC_PARTITIONS", 4, "Partitions of each topic when it is made.",
-                              check=positive)
     processor_workers: int = setting("RATCHET_PROCESSOR_WORKERS", 1, "How many processor processes run.",
                                      check=positive)
     inference_threads: int = setting("RATCHET_INFERENCE_THREADS", _half_the_cores(),
-                                     "Threads of inference's matrix operations.", check=positive)
+                                     "Threads of inference's matrix operations; 0: torch decides.")
     trainer_threads: int = setting("RATCHET_TRAINER_THREADS", _half_the_cores(),
-                                   "Threads of the trainer's matrix operations.", check=positive)
+                                   "Threads of the trainer's matrix operations; 0: torch decides.")
     collect_keys: Keys | None = setting("RATCHET_COLLECT_KEYS", None,
                                         "Keys that may send events; None: one named app is made and kept.",
                                         secret=True)

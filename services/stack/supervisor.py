@@ -13,13 +13,13 @@ from types import FrameType
 from typing import TypeVar
 
 from schemas.errors import Permanent, Transient
-from schemas.topics import Topics
-from services.stack import logfiles, plan, ports, state, vault
+from services.stack import logfiles, plan, ports, preparing, state, vault
 from services.stack.plan import FRONT_DOORS, Plan, Service
 from services.stack.process import Identity, Say, Server, identity_of
 from services.stack.redis import Redis
 from services.stack.settings import Settings
 from services.stack.units import Unit, why
+from shared.settings import read
 
 T = TypeVar("T")
 TICK_S = 0.1
@@ -114,12 +114,7 @@ class Supervisor:
             self._stop.wait(TICK_S)
 
     def _make_ready(self, todo: Plan) -> None:
-        from shared.kafka import create_topics
-        from shared.postgres import migrate
-
-        create_topics(todo.environ["RATCHET_KAFKA_BOOTSTRAP"], Topics(self._settings.topic_prefix).all,
-                      partitions=self._settings.partitions)
-        migrate(todo.environ["RATCHET_POSTGRES_URL"])
+        preparing.run(read(preparing.Settings, dict(os.environ) | dict(todo.environ)), self._say)
         self._restore_if_empty(todo)
 
     def _restore_if_empty(self, todo: Plan) -> None:

@@ -1,0 +1,38 @@
+"""Makes the topics and tables that the services need, in any Kafka and Postgres."""
+
+from dataclasses import dataclass
+
+from schemas.topics import Topics
+from services.stack.process import Say
+from shared.settings import positive, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where, and how many partitions."""
+
+    postgres_url: str = setting("RATCHET_POSTGRES_URL", doc="The database that gets the tables.", secret=True)
+    kafka_bootstrap: str = setting("RATCHET_KAFKA_BOOTSTRAP", "127.0.0.1:9092", "Kafka, host:port,host:port.")
+    topic_prefix: str = setting("RATCHET_TOPIC_PREFIX", "ratchet", "What the Kafka topics' names start with.")
+    partitions: int = setting("RATCHET_TOPIC_PARTITIONS", 4, "Partitions of each topic when it is made.",
+                              check=positive)
+    retention_ms: int = setting("RATCHET_TOPIC_RETENTION_MS", -1, "How long Kafka keeps records, in ms; -1: for ever.")
+    deadline_s: float = setting("RATCHET_START_TIMEOUT_S", 180.0, "How long to wait for Kafka and Postgres, in s.",
+                                check=positive)
+
+
+def run(settings: Settings, say: Say) -> None:
+    """Make the topics and tables. Idempotent; what is there stays as it is.
+
+    Raises:
+        Transient: Kafka or Postgres does not answer in time.
+    """
+    from shared.kafka import create_topics, wait_for_kafka
+    from shared.postgres import migrate, wait_for_postgres
+
+    topics = Topics(settings.topic_prefix).all
+    wait_for_kafka(settings.kafka_bootstrap, settings.deadline_s)
+    create_topics(settings.kafka_bootstrap, topics, partitions=settings.partitions, retention_ms=settings.retention_ms)
+    say(f"topics: {', '.join(topics)}")
+    wait_for_postgres(settings.postgres_url, deadline_s=settings.deadline_s)
+    say(f"tables: {', '.join(migrate(settings.postgres_url)) or 'up to date'}")
