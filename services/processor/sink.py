@@ -132,10 +132,16 @@ class Sink:
             rows = connection.execute(sql.READ_FENCES, [CONSUMER]).fetchall()
         return {(topic, part): offset for topic, part, offset in rows}
 
-    def set_fences(self, next_offsets: Mapping[Partition, int]) -> None:
-        """Set the next offset of partitions, whatever it was. For the preflight only."""
+    def set_fences(self, seen: Mapping[Partition, int], next_offsets: Mapping[Partition, int]) -> None:
+        """Set the next offset of partitions, unless another worker has moved it. For the preflight only.
+
+        Args:
+            seen: What ``fences`` returned.
+        """
         with self._transaction("set the fences") as connection:
-            _move_fences(connection, next_offsets)
+            found = _lock_fences(connection, sorted(next_offsets), next_offsets)
+            _move_fences(connection, {partition: offset for partition, offset in next_offsets.items()
+                                      if found[partition] == seen.get(partition)})
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -203,11 +209,13 @@ def _insert_predictions(connection: Connection, batch: Batch) -> set[str]:
     return {row[0] for row in connection.execute(sql.INSERT_PREDICTIONS).fetchall()}
 
 
-def _lock_fences(connection: Connection, partitions: Sequence[Partition]) -> dict[Partition, int]:
+def _lock_fences(connection: Connection, partitions: Sequence[Partition],
+                 starts: Mapping[Partition, int] | None = None) -> dict[Partition, int]:
+    """Lock the fences of partitions, in order; those that do not exist are made, at 0 or where they are to start."""
     topics, parts = [topic for topic, _ in partitions], [part for _, part in partitions]
     rows = connection.execute(sql.LOCK_FENCES, [CONSUMER, topics, parts]).fetchall()
     if len(rows) < len(partitions):
-        connection.execute(sql.ADD_FENCES, [CONSUMER, topics, parts, [0] * len(partitions)])
+        connection.execute(sql.ADD_FENCES, [CONSUMER, topics, parts, [(starts or {}).get(p, 0) for p in partitions]])
         rows = connection.execute(sql.LOCK_FENCES, [CONSUMER, topics, parts]).fetchall()
     return {(topic, part): offset for topic, part, offset in rows}
 

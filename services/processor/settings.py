@@ -1,0 +1,40 @@
+"""The processor's settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.settings import port, positive, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Read in ``main.py`` from the environment; what each field means stands beside it."""
+
+    kafka: str = setting("RATCHET_KAFKA_BOOTSTRAP", "127.0.0.1:9092", "Kafka's addresses, host:port, comma separated.")
+    topic_prefix: str = setting("RATCHET_TOPIC_PREFIX", "ratchet", "First part of the topics' names.")
+    postgres_url: str = setting("RATCHET_POSTGRES_URL", doc="postgresql://user:password@host:port/database.",
+                                secret=True)
+    loops_dir: Path = setting("RATCHET_LOOPS_DIR", Path("examples/loops"), "Folder with the loop files, *.toml.")
+    host: str = setting("RATCHET_PROCESSOR_HOST", "127.0.0.1", "Address of health and metrics.")
+    port: int = setting("RATCHET_PROCESSOR_PORT", 8082, "TCP port of health and metrics.", check=port)
+    log_level: str = setting("RATCHET_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
+    instance: str = setting("RATCHET_PROCESSOR_INSTANCE", "processor-1",
+                            "This worker's name in the consumer group. Workers that run at once need different ones; "
+                            "one that restarts under its old name has its partitions back within about 2 s.")
+    max_records: int = setting("RATCHET_PROCESSOR_MAX_RECORDS", 200,
+                               "Kafka records in one transaction, at most; each may hold many events.",
+                               check=positive)
+    linger_s: float = setting("RATCHET_PROCESSOR_LINGER_S", 0.02,
+                              "How long an idle worker waits for more records to share a transaction, in seconds.")
+    patience_s: float = setting("RATCHET_PROCESSOR_PATIENCE_S", 60.0,
+                                "How long Postgres may be away before the process ends, in seconds.", check=positive)
+    mature_every_s: float = setting("RATCHET_PROCESSOR_MATURE_EVERY_S", 0.5,
+                                    "How often predictions whose window has closed are looked for, in seconds.",
+                                    check=positive)
+    session_timeout_s: float = setting("RATCHET_PROCESSOR_SESSION_TIMEOUT_S", 10.0,
+                                       "After how long without a sign of life other workers take its partitions, in "
+                                       "seconds. Not less than the broker's group.min.session.timeout.ms.",
+                                       check=positive)
+    accept_loss: bool = setting("RATCHET_PROCESSOR_ACCEPT_LOSS", False,
+                                "Go on from the first record Kafka still holds where records are lost, instead of "
+                                "stopping. For one start, by an operator who has read why it stopped.")
