@@ -9,6 +9,7 @@ import msgspec
 
 from schemas.manifest import GateDecision, Manifest
 from shared import postgres
+from shared.holdout import is_held_out
 from shared.registry import Registry
 
 _MANY = 1_000_000
@@ -35,6 +36,7 @@ class Accounts:
         feedback: How many feedback rows they made.
         effects: How many examples they made, every revision counted, so that a doubled effect shows.
         seqs: The example each prediction became, by prediction id: the sequence number of its first revision.
+        held_out: The predictions whose examples are never learned from, by their subject.
         manifests: Every version published since the run began, oldest first.
         runs: Every decision of the gate since the run began, oldest first.
     """
@@ -43,6 +45,7 @@ class Accounts:
     feedback: int
     effects: int
     seqs: dict[str, int]
+    held_out: frozenset[str]
     manifests: Sequence[Manifest]
     runs: Sequence[Run]
 
@@ -97,9 +100,9 @@ def read(postgres_url: str, redis_url: str, artifacts_dir: Path, *, loop: str, s
     """
     n_events, n_feedback, n_examples = stored(postgres_url, event_ids, prediction_ids)
     with postgres.connect(postgres_url, name="ratchet-demo", autocommit=True) as connection:
-        seqs: dict[str, int] = dict(connection.execute(
-            "SELECT prediction_id, min(seq) FROM examples WHERE loop = %s AND prediction_id = ANY(%s)"
-            " AND source <> 'default' GROUP BY prediction_id", (loop, list(prediction_ids))).fetchall())
+        examples = connection.execute(
+            "SELECT prediction_id, seq, subject FROM examples WHERE loop = %s AND prediction_id = ANY(%s)"
+            " AND source <> 'default' AND revision = 1", (loop, list(prediction_ids))).fetchall()
         rows = connection.execute(
             "SELECT version, method, extract(epoch FROM ended_at) * 1000, first_seq, last_seq, gate::text"
             " FROM training_runs WHERE loop = %s AND ended_at >= to_timestamp(%s) ORDER BY ended_at",
@@ -110,7 +113,16 @@ def read(postgres_url: str, redis_url: str, artifacts_dir: Path, *, loop: str, s
     finally:
         registry.close()
     manifests = [m for m in reversed(newest_first) if m.created_ms >= since_ms]
-    return Accounts(n_events, n_feedback, n_examples, seqs, manifests, [_run(row) for row in rows])
+    return Accounts(n_events, n_feedback, n_examples, {prediction_id: seq for prediction_id, seq, _ in examples},
+                    _held_out(examples, manifests), manifests, [_run(row) for row in rows])
+
+
+def _held_out(examples: Sequence[tuple[Any, ...]], manifests: Sequence[Manifest]) -> frozenset[str]:
+    if not manifests:
+        return frozenset()
+    share, seed = float(manifests[-1].settings.get("holdout", 0.0)), manifests[-1].seed
+    return frozenset(prediction_id for prediction_id, _, subject in examples
+                     if is_held_out(subject, prediction_id, share, seed))
 
 
 def _run(row: Sequence[Any]) -> Run:

@@ -2,7 +2,7 @@
 
 import bisect
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.manifest import SeqRange
@@ -40,11 +40,13 @@ class LoopTimes:
 
     Attributes:
         values_s: One for each feedback that was learned and answered with, in the order it was accepted.
-        n_unlearned: Feedback that no version learned: subjects held out to measure on, or still to come at the end.
+        n_held_out: Feedback of subjects that are never learned from, only measured on.
+        n_unlearned: Other feedback that no version learned: still to come at the end.
         n_unserved: Feedback learned by a version that answered nothing any more: the last of the stream.
     """
 
     values_s: tuple[float, ...]
+    n_held_out: int
     n_unlearned: int
     n_unserved: int
 
@@ -109,14 +111,15 @@ def freeze_place(n_messages: int) -> int:
 
 
 def loop_times(answers: Sequence[Answer], accepted_s: Mapping[str, float], seqs: Mapping[str, int],
-               learned: Mapping[str, Sequence[SeqRange]]) -> LoopTimes:
-    """Measure the loop time of every accepted feedback.
+               learned: Mapping[str, Sequence[SeqRange]], held_out: Collection[str] = ()) -> LoopTimes:
+    """Measure the loop time of every accepted feedback, those held out excepted.
 
     Args:
         answers: All answers of the run.
         accepted_s: When the collector accepted the feedback on a prediction, by prediction id, on the answers' clock.
         seqs: The sequence number of the example that it became, by prediction id.
-        learned: The ranges of examples each version learned from, by version.
+        learned: The ranges of examples each version learned from, by version; those held out may be inside.
+        held_out: The predictions whose examples are never learned from.
     """
     by_version: dict[str, list[float]] = {}
     for answer in answers:
@@ -125,17 +128,19 @@ def loop_times(answers: Sequence[Answer], accepted_s: Mapping[str, float], seqs:
         times.sort()
     first_time, any_version = _first_time_of(seqs.values(), by_version, learned)
     values: list[float] = []
-    n_unlearned = n_unserved = 0
+    n_held_out = n_unlearned = n_unserved = 0
     for prediction_id, accepted in sorted(accepted_s.items(), key=lambda item: item[1]):
         seq = seqs.get(prediction_id)
-        if seq is None or seq not in any_version:
+        if prediction_id in held_out:
+            n_held_out += 1
+        elif seq is None or seq not in any_version:
             n_unlearned += 1
         elif seq not in first_time:
             n_unserved += 1
         else:
             # A version may answer with what it learned before the 200 of the collector is read: that is no time.
             values.append(max(0.0, first_time[seq] - accepted))
-    return LoopTimes(tuple(values), n_unlearned, n_unserved)
+    return LoopTimes(tuple(values), n_held_out, n_unlearned, n_unserved)
 
 
 def _first_time_of(seqs: Iterable[int], by_version: Mapping[str, Sequence[float]],

@@ -105,8 +105,11 @@ def _loop_time(report: Mapping[str, Any]) -> str:
     figures = report["loop_time_s"]
     picture = bars(counts, edges, "Loop times", [("p50", figures["p50"]), ("p95", figures["p95"])])
     note = (f"From the collector's success on a feedback to the first answer by a version that learned it: "
-            f"{times['measured']:,} feedbacks. {times['unlearned']:,} were learned by no version: their users are held "
-            f"out, to measure on. {times['unserved']:,} were learned by a version that answered nothing any more.")
+            f"{times['measured']:,} feedbacks. {times['held_out']:,} more are of users held out, who are only measured "
+            "on and never learned from; they have no loop time.")
+    if times["unlearned"] or times["unserved"]:
+        note += (f" At the end {times['unlearned']:,} were not learned yet, and {times['unserved']:,} by a version "
+                 "that had answered nothing.")
     return f"""<section class="card"><h2>Loop time</h2><p class="note">{escape(note)}</p>{picture}</section>"""
 
 

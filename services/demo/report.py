@@ -61,7 +61,7 @@ def build(tally: Tally, played: Played, accounts: Accounts) -> dict[str, Any]:
     flags |= {answer.index: answer.correct for answer in tally.answers}
     order = [flags[place] for place in sorted(flags)]
     times = loop_times([*tally.answers, *played.probes], tally.accepted_s, accounts.seqs,
-                       {m.version: m.examples for m in accounts.manifests})
+                       {m.version: m.examples for m in accounts.manifests}, accounts.held_out)
     static = [tally.static_flags[place] for place in sorted(tally.static_flags)]
     same = [flags[place] for place in tally.static_flags]
     return {
@@ -123,7 +123,8 @@ def _loop_time(times: LoopTimes) -> dict[str, Any]:
     width = next(w for w in (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, top) if top <= 40 * w)
     edges = [round(width * place, 3) for place in range(int(top / width) + 2)]
     return {
-        "measured": len(times.values_s), "unlearned": times.n_unlearned, "unserved": times.n_unserved,
+        "measured": len(times.values_s), "held_out": times.n_held_out, "unlearned": times.n_unlearned,
+        "unserved": times.n_unserved,
         "mean_s": sum(times.values_s) / len(times.values_s) if times.values_s else None,
         "p99_s": percentile(times.values_s, 0.99), "max_s": max(times.values_s, default=None),
         "histogram": {"edges_s": edges, "counts": histogram(times.values_s, edges)},

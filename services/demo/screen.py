@@ -94,7 +94,7 @@ def report_table(report: Mapping[str, Any]) -> Table:
         ("test messages", f"{percent(report['test_accuracy'])} of {report['test']['messages']:,}, by "
                           f"{', '.join(report['test']['versions']) or '–'}"),
         ("loop time", f"p50 {seconds(loop['p50'])}, p95 {seconds(loop['p95'])} "
-                      f"({report['loop_time']['measured']:,} measured, {report['loop_time']['unlearned']:,} held out)"),
+                      f"({report['loop_time']['measured']:,} measured, {report['loop_time']['held_out']:,} held out)"),
         ("versions, swaps", f"{report['versions']:,} published, {report['swaps']:,} swaps"),
         ("failed requests", f"{report['failed_requests']:,}"),
         ("events", f"{events['accepted']:,} accepted, {events['stored']:,} stored, {events['effects']:,} effects"),

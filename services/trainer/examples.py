@@ -1,11 +1,12 @@
 """Examples as the trainer sees them, and which of them it never learns from."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from shared.holdout import is_held_out as is_held_out
 
 Vector = npt.NDArray[np.float32]
 
@@ -57,15 +58,6 @@ class Change:
     new: Embedded
     old: Embedded | None
     held_out: bool
-
-
-def is_held_out(subject: str, prediction_id: str, share: float, seed: int) -> bool:
-    """Whether an example belongs to the hold-out: by a hash of its subject, or of its prediction if it has none.
-
-    All examples of one subject fall on the same side, so that the measure is of people never learned from.
-    """
-    digest = hashlib.sha256(f"holdout\0{seed}\0{subject or prediction_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def in_force(rows: Iterable[Example]) -> dict[str, Example]:

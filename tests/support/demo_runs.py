@@ -69,4 +69,4 @@ def a_run(n_messages: int = 2000, *, every: int = 40, lag: int = 45, rate: float
     runs = [Run(m.version, m.method, 1, 1, m.n_examples, m.gate) for m in manifests]
     runs.append(Run("", "lora", 1, 1, n_messages, gate("rejected")))
     seqs = {f"pr_{i}": i + 1 for i in range(n_messages)}
-    return tally, played, Accounts(n_messages, n_messages, n_messages, seqs, manifests, runs)
+    return tally, played, Accounts(n_messages, n_messages, n_messages, seqs, frozenset(), manifests, runs)

@@ -86,6 +86,13 @@ def test_feedback_that_no_version_learned_is_counted_and_has_no_loop_time():
     assert times.n_unlearned == 1
 
 
+def test_feedback_of_held_out_users_has_no_loop_time_though_a_range_covers_it():
+    times = loop_times([answer(0, "v1", 2.0)], {"pr_0": 0.5, "pr_1": 0.6}, {"pr_0": 1, "pr_1": 2},
+                       {"v1": [SeqRange(1, 2)]}, {"pr_1"})
+    assert times.values_s == (1.5,)
+    assert (times.n_held_out, times.n_unlearned) == (1, 0)
+
+
 def test_feedback_without_an_example_counts_as_unlearned():
     times = loop_times([answer(0, "v1", 2.0)], {"pr_0": 0.5}, {}, {"v1": [SeqRange(1, 5)]})
     assert times.n_unlearned == 1
