@@ -14,12 +14,11 @@ import msgspec
 
 from schemas.errors import Invalid
 from schemas.events import Event
-from services.collector import privacy as private
 from services.collector import times, values
 from services.collector.envelope import Envelope
 from services.collector.intake import Arrival, Raw, Spoiled, open_object, split, text
 from services.collector.limits import Limits
-from services.collector.privacy import Privacy
+from services.collector.privacy import Privacy, id_text
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -144,7 +143,7 @@ class Reader:
             for name in names:
                 value = holder.get(name)
                 if isinstance(value, str | int | float) and not isinstance(value, bool) and value != "":
-                    id_ = private.id_text(value)
+                    id_ = id_text(value)
                     return text(id_, name, self._limits.max_id_chars)
         return ""
 

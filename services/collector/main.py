@@ -1,5 +1,6 @@
 """Runs the collector."""
 
+import gc
 import sys
 import time
 import uuid
@@ -43,6 +44,11 @@ def run() -> None:
     sizes = app.Sizes(segment=(config.segment_max_body_bytes, config.segment_max_event_bytes),
                       posthog=(config.posthog_max_body_bytes, config.posthog_max_event_bytes),
                       cloudevents=(config.cloudevents_max_body_bytes, config.cloudevents_max_event_bytes))
+    # What exists now lives as long as the process, and a batch makes thousands of short-lived objects: with Python's
+    # defaults the collector of garbage takes 15 % of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     try:
         web.serve(app.build(shared, sizes=sizes, allow_origins=config.allow_origins, live=producer.alive), opened,
                   drain_s=config.drain_s)

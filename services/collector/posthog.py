@@ -11,12 +11,11 @@ import msgspec
 from schemas.errors import Invalid
 from schemas.events import Event, Kind
 from schemas.posthog import Batch, Capture
-from services.collector import privacy as private
 from services.collector import times, values
 from services.collector.envelope import Envelope
 from services.collector.intake import Arrival, Raw, Verdict, decode, open_object, split, text
 from services.collector.limits import Limits
-from services.collector.privacy import Privacy
+from services.collector.privacy import Privacy, id_text, leaks
 
 _KINDS: Mapping[str, Kind] = {
     "$identify": "identify", "$set": "identify", "$create_alias": "alias", "$groupidentify": "group",
@@ -128,11 +127,9 @@ class Reader:
             time_ms=self._time_ms(capture, arrival), received_ms=arrival.received_ms, source="posthog",
             original_time=None if capture.timestamp is None else str(capture.timestamp),
             properties=properties, traits=traits, context=context)
-        counts: dict[str, int] = {}
-        for id_ in (user if capture.distinct_id not in (None, "") else "", inside, anonymous, alias):
-            if id_:
-                counts[id_] = counts.get(id_, 0) + 1
-        return self._privacy.without_ids(event, list(counts)) if private.leaks(data, counts) else event
+        sent = (user if capture.distinct_id not in (None, "") else "", inside, anonymous, alias)
+        identities = [self._privacy.identity(project, id_) for id_ in sent if id_]
+        return self._privacy.without_ids(event, {i.id for i in identities}) if leaks(data, identities) else event
 
     def _time_ms(self, capture: Capture, arrival: Arrival) -> int:
         time_ms = times.parse_ms(capture.timestamp, "timestamp")
@@ -147,7 +144,7 @@ class Reader:
             return ""
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise Invalid(f"{path} is neither text nor number", code="wrong_type", path=path)
-        id_ = private.id_text(value)
+        id_ = id_text(value)
         if len(id_) > self._limits.max_id_chars:
             raise Invalid(f"{path} has {len(id_)} characters; at most {self._limits.max_id_chars} are taken",
                           code="too_long", path=path)

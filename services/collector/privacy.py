@@ -4,6 +4,7 @@ A user's own ids become the *subject*, wherever in the event they stand; configu
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +30,16 @@ MIN_INSIDE_TEXT = 6
 _MAX_CACHED = 50_000
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user's id as sent, its subject, and how it looks inside JSON and inside a URL (None when the same)."""
+
+    id: str
+    subject: str
+    needle: bytes
+    quoted: bytes | None
+
+
 class Privacy:
     """Replaces ids and fields by pseudonyms.
 
@@ -39,7 +50,7 @@ class Privacy:
 
     def __init__(self, pseudonymiser: Pseudonymiser, fields: Iterable[str] = DEFAULT_FIELDS) -> None:
         self._pseudonymiser = pseudonymiser
-        self._subjects: dict[tuple[str, str], str] = {}
+        self._identities: dict[tuple[str, str], Identity] = {}
         containers: dict[str, dict[tuple[str, ...], set[str]]] = {"properties": {}, "traits": {}, "context": {}}
         self._names = set()
         for path in fields:
@@ -57,11 +68,20 @@ class Privacy:
 
     def subject(self, project: str, user_id: str) -> str:
         """Return the subject of a user; empty for an empty id."""
-        found = self._subjects.get((project, user_id))
+        return self.identity(project, user_id).subject if user_id else ""
+
+    def identity(self, project: str, user_id: str) -> Identity:
+        """Return what there is to know about a user's id, which is not empty."""
+        found = self._identities.get((project, user_id))
         if found is None:
-            if len(self._subjects) >= _MAX_CACHED:
-                self._subjects.clear()
-            found = self._subjects[project, user_id] = self._pseudonymiser.subject(project, user_id)
+            if len(self._identities) >= _MAX_CACHED:
+                self._identities.clear()
+            inside = len(user_id) >= MIN_INSIDE_TEXT
+            needle = (user_id if inside else f'"{user_id}"').encode("utf-8", "surrogatepass")
+            quoted = quote(user_id, safe="", errors="surrogatepass") if inside else user_id
+            found = Identity(user_id, self._pseudonymiser.subject(project, user_id), needle,
+                             None if quoted == user_id else quoted.encode())
+            self._identities[project, user_id] = found
         return found
 
     def hide_fields(self, project: str, root: str, values: dict[str, Any]) -> None:
@@ -78,12 +98,12 @@ class Privacy:
                 for name in names & holder.keys():
                     holder[name] = self._hidden(project, name, holder[name])
 
-    def without_ids(self, event: Event, ids: Sequence[str]) -> Event:
+    def without_ids(self, event: Event, ids: Iterable[str]) -> Event:
         """Return the event with every remaining occurrence of a user's ids replaced by the subject.
 
         Covers names, keys, texts that contain an id of 6 characters or more (also as in a URL), and whole values.
         """
-        whole = {id_: self.subject(event.project, id_) for id_ in ids if id_}
+        whole = {id_: self.subject(event.project, id_) for id_ in ids}
         inside: dict[str, str] = {}
         for id_, subject in whole.items():
             if len(id_) >= MIN_INSIDE_TEXT:
@@ -138,17 +158,15 @@ def id_text(value: str | float) -> str:
     return str(value)
 
 
-def leaks(raw: bytes, ids: Mapping[str, int]) -> bool:
+def leaks(data: bytes, identities: Sequence[Identity]) -> bool:
     """Tell whether an id may stand in the raw event more often than in the fields that name the user.
 
     Args:
-        ids: How often each id stands in those fields.
+        identities: One for each such field; one that stands in two of them comes twice.
     """
-    for id_, times in ids.items():
-        needle = id_ if len(id_) >= MIN_INSIDE_TEXT else f'"{id_}"'
-        if raw.count(needle.encode("utf-8", "surrogatepass")) != times:
-            return True
-        if len(id_) >= MIN_INSIDE_TEXT and (quoted := quote(id_, safe="")) != id_ and quoted.encode() in raw:
+    for identity in identities:
+        expected = 1 if len(identities) == 1 else sum(other.id == identity.id for other in identities)
+        if data.count(identity.needle) != expected or (identity.quoted is not None and identity.quoted in data):
             return True
     return False
 

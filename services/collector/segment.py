@@ -1,5 +1,6 @@
 """Segment's HTTP tracking API, which RudderStack's SDKs speak as well: requests and calls to events."""
 
+from copy import deepcopy
 from typing import Any, Literal, cast
 
 import msgspec
@@ -7,12 +8,11 @@ import msgspec
 from schemas.errors import Invalid
 from schemas.events import Event, Kind
 from schemas.segment import Batch, Call
-from services.collector import privacy as private
 from services.collector import times, values
 from services.collector.envelope import Envelope
 from services.collector.intake import Arrival, decode, open_object, split, text
 from services.collector.limits import Limits
-from services.collector.privacy import Privacy
+from services.collector.privacy import Privacy, id_text, leaks
 
 Type = Literal["track", "identify", "page", "screen", "group", "alias"]
 TYPES: tuple[Type, ...] = ("track", "identify", "page", "screen", "group", "alias")
@@ -74,24 +74,30 @@ class Reader:
         if kind not in TYPES:
             raise Invalid(f"the type {kind!r} is none of {', '.join(TYPES)}" if kind else "the field type is missing",
                           code="unknown_type" if kind else "missing_field", path="type")
-        user, anonymous, previous = (self._id(value, name) for value, name in (
-            (call.userId, "userId"), (call.anonymousId, "anonymousId"), (call.previousId, "previousId")))
+        user, anonymous = self._id(call.userId, "userId"), self._id(call.anonymousId, "anonymousId")
+        previous = self._id(call.previousId, "previousId")
         if not user and not anonymous:
             raise Invalid("the call names no user: neither userId nor anonymousId", code="missing_field", path="userId")
+        project, privacy = arrival.project, self._privacy
+        identities = [privacy.identity(project, id_) for id_ in (user, anonymous, previous) if id_]
         properties, traits = call.properties or {}, call.traits or {}
-        context = {**self._context, **(call.context or {})} if self._context else call.context or {}
-        project = arrival.project
-        self._privacy.hide_fields(project, "properties", properties)
-        self._privacy.hide_fields(project, "traits", traits)
-        self._privacy.hide_fields(project, "context", context)
+        # A copy each time: hiding fields in a shared one would hash their hashes at the second call.
+        context = {**deepcopy(self._context), **(call.context or {})} if self._context else call.context or {}
+        if properties:
+            privacy.hide_fields(project, "properties", properties)
+        if traits:
+            privacy.hide_fields(project, "traits", traits)
+        if context:
+            privacy.hide_fields(project, "context", context)
         if kind == "group":
             context["groupId"] = text(self._id(call.groupId, "groupId"), "groupId", self._limits.max_id_chars)
         elif kind == "alias":
             text(previous, "previousId", self._limits.max_id_chars)
-        subject = self._privacy.subject(project, user or anonymous)
-        others = {"anonymous": anonymous if user else "", "previous": previous}
-        if known := {name: self._privacy.subject(project, id_) for name, id_ in others.items() if id_}:
-            context["subjects"] = {"user": subject, **known}
+        subject = identities[0].subject
+        if len(identities) > 1:
+            context["subjects"] = {"user": subject} | {
+                name: privacy.subject(project, id_)
+                for name, id_ in (("anonymous", anonymous if user else ""), ("previous", previous)) if id_}
         original = call.timestamp if call.originalTimestamp is None else call.originalTimestamp
         time_ms = times.parse_ms(original, "timestamp" if call.originalTimestamp is None else "originalTimestamp")
         sent_ms = times.lenient_ms(call.sentAt) if call.sentAt is not None else arrival.sent_ms
@@ -101,16 +107,14 @@ class Reader:
             time_ms=times.corrected_ms(time_ms, sent_ms, arrival.received_ms), received_ms=arrival.received_ms,
             source=_source(call), original_time=None if original is None else str(original),
             properties=properties, traits=traits, context=context)
-        counts: dict[str, int] = {}
-        for id_ in (user, anonymous, previous):
-            if id_:
-                counts[id_] = counts.get(id_, 0) + 1
-        return self._privacy.without_ids(event, list(counts)) if private.leaks(data, counts) else event
+        if self._context or leaks(data, identities):
+            return privacy.without_ids(event, {identity.id for identity in identities})
+        return event
 
     def _id(self, value: str | float | None, path: str) -> str:
         if value is None:
             return ""
-        id_ = private.id_text(value)
+        id_ = value if isinstance(value, str) else id_text(value)
         if len(id_) > self._limits.max_id_chars:
             raise Invalid(f"{path} has {len(id_)} characters; at most {self._limits.max_id_chars} are taken",
                           code="too_long", path=path)

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from schemas.errors import Transient
 
@@ -16,8 +17,7 @@ def partition_of(key: str, n_partitions: int) -> int:
     return zlib.crc32(key.encode("utf-8", "surrogatepass")) % n_partitions
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One encoded item on its way: where it goes, by which key, and its bytes."""
 
     topic: str
