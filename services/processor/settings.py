@@ -6,7 +6,7 @@ from pathlib import Path
 from shared.settings import port, positive, setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Read in ``main.py`` from the environment; what each field means stands beside it."""
 

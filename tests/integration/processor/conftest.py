@@ -1,0 +1,144 @@
+"""A processor on real Kafka and Postgres, a way to fill its topics, and a look into its tables."""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from kafka import KafkaProducer
+
+from schemas import frames
+from schemas.events import Event
+from schemas.predictions import Prediction
+from schemas.topics import Topics
+from tests.support import join_reference
+from tests.support.join_reference import Expected
+
+N_PARTITIONS = 3
+
+
+@pytest.fixture
+def loops_dir(tmp_path: Path) -> Path:
+    """The reference's loops as files."""
+    folder = tmp_path / "loops"
+    folder.mkdir()
+    for name, text in join_reference.LOOPS.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def processor_env(service_env: dict[str, str], loops_dir: Path) -> dict[str, str]:
+    """Settings of a processor with the reference's loops."""
+    return service_env | {"RATCHET_LOOPS_DIR": str(loops_dir), "RATCHET_PROCESSOR_MAX_RECORDS": "20"}
+
+
+class Sender:
+    """Writes items to the topics, in frames and one by one, and any bytes as they are."""
+
+    def __init__(self, bootstrap: str, topics: Topics) -> None:
+        self.topics = topics
+        self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=2)
+
+    def send(self, items: Sequence[Event | Prediction], *, frame: int = 20) -> None:
+        """Send items in order, grouped into frames per partition; blocks until Kafka has them."""
+        for start in range(0, len(items), frame * N_PARTITIONS):
+            groups: dict[tuple[str, int], list[Event | Prediction]] = {}
+            for item in items[start: start + frame * N_PARTITIONS]:
+                topic = self.topics.events if isinstance(item, Event) else self.topics.predictions
+                part = zlib.crc32((item.subject or item.id).encode()) % N_PARTITIONS
+                groups.setdefault((topic, part), []).append(item)
+            for (topic, part), group in groups.items():
+                if len(group) == 1:
+                    self.raw(topic, frames.encode_one(group[0]), part=part)
+                else:
+                    self.raw(topic, frames.encode(group), part=part, kind=frames.FRAME)
+        self._producer.flush(timeout=30)
+
+    def raw(self, topic: str, value: bytes | None, *, part: int = 0, kind: str | None = None) -> None:
+        """Send one record's bytes without waiting."""
+        headers = [(frames.HEADER, kind.encode())] if kind else []
+        self._producer.send(topic, value=value, partition=part, headers=headers)
+
+    def flush(self) -> None:
+        """Block until Kafka has everything."""
+        self._producer.flush(timeout=30)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._producer.close(timeout=5)
+
+
+@pytest.fixture
+def new_sender() -> Iterator[Callable[[str, Topics], Sender]]:
+    """Makes senders that are closed after the test."""
+    made: list[Sender] = []
+
+    def make(bootstrap: str, topics: Topics) -> Sender:
+        made.append(Sender(bootstrap, topics))
+        return made[-1]
+
+    yield make
+    for sender in made:
+        sender.close()
+
+
+@pytest.fixture
+def sender(new_sender: Callable[[str, Topics], Sender], servers: Any, topics: Topics) -> Sender:
+    """A sender to the test's own topics."""
+    return new_sender(servers.kafka, topics)
+
+
+class Tables:
+    """Reads what the processor wrote."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def rows(self, query: str, *args: Any) -> list[tuple[Any, ...]]:
+        """Run one query on a connection of its own."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(query, args).fetchall()
+
+    def value(self, query: str, *args: Any) -> Any:
+        """Return the first column of the first row."""
+        return self.rows(query, *args)[0][0]
+
+    def has(self, want: Expected) -> bool:
+        """Tell whether there are as many events and predictions as wanted; assert that there are not more."""
+        n_events, n_predictions = self.rows("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM predictions)")[0]
+        assert n_events <= len(want.events)
+        assert n_predictions <= len(want.predictions)
+        return (n_events, n_predictions) == (len(want.events), len(want.predictions))
+
+    def actual(self) -> Expected:
+        """Return the tables in the reference's form."""
+        latest = """
+            SELECT DISTINCT ON (prediction_id) prediction_id, loop, label, source,
+                   (extract(epoch FROM labelled_at) * 1000)::bigint, late
+            FROM examples ORDER BY prediction_id, revision DESC"""
+        return Expected(
+            events=set(self.rows("SELECT project, id FROM events")),
+            predictions={row[0] for row in self.rows("SELECT id FROM predictions")},
+            examples={row[0]: row[1:] for row in self.rows(latest)},
+            feedback=set(self.rows("SELECT loop, kind, project, event_id, prediction_id, label FROM feedback")),
+            observations=set(self.rows("SELECT loop, entity, key, feature, source_id, number FROM observations")),
+        )
+
+    def check_numbering(self) -> None:
+        """Assert that examples are numbered without gaps, and that revisions are as well and differ in something."""
+        for loop, n, first, last in self.rows("SELECT loop, count(*), min(seq), max(seq) FROM examples GROUP BY loop"):
+            assert (first, last) == (1, n), loop
+        assert self.rows("""SELECT prediction_id FROM examples GROUP BY prediction_id
+                            HAVING max(revision) <> count(*) OR min(revision) <> 1""") == []
+        assert self.rows("""SELECT a.prediction_id FROM examples a JOIN examples b
+                            ON a.prediction_id = b.prediction_id AND a.revision + 1 = b.revision
+                            WHERE a.label = b.label AND a.source = b.source""") == []
+
+
+@pytest.fixture
+def tables(postgres_url: str) -> Tables:
+    """The test's own database."""
+    return Tables(postgres_url)
