@@ -128,13 +128,14 @@ def make(settings: Settings, secrets: Secrets, base: Mapping[str, str],
         few = {"OMP_NUM_THREADS": str(count), "OMP_WAIT_POLICY": "PASSIVE"} if count else {}
         return few | {key: base[key] for key in few if key in base}
 
-    workers = [service("processor", "processor")] + [
+    workers = [service("processor", "processor", RATCHET_PROCESSOR_INSTANCE="processor-1")] + [
         service(f"processor-{number}", "processor", RATCHET_PROCESSOR_PORT=str(free_port()),
-                RATCHET_PROCESSOR_WORKER=str(number))
+                RATCHET_PROCESSOR_INSTANCE=f"processor-{number}")
         for number in range(2, settings.processor_workers + 1)
     ]
     services = (service("collector", "collector", **threads(1)), *workers,
-                service("trainer", "trainer", **threads(settings.trainer_threads)),
+                service("trainer", "trainer", RATCHET_TRAINER_THREADS=str(settings.trainer_threads),
+                        **threads(settings.trainer_threads)),
                 service("inference", "inference", RATCHET_INFERENCE_THREADS=str(settings.inference_threads),
                         **threads(settings.inference_threads)))
     keys = {"collect": next(iter(collect.values())), "infer": next(iter(infer.values())),

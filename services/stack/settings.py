@@ -33,7 +33,7 @@ class Settings:
     inference_threads: int = setting("RATCHET_INFERENCE_THREADS", _half_the_cores(),
                                      "Threads of inference's matrix operations; 0: torch decides.")
     trainer_threads: int = setting("RATCHET_TRAINER_THREADS", _half_the_cores(),
-                                   "Threads of the trainer's matrix operations; 0: torch decides.")
+                                   "Threads of the trainer's matrix operations.", check=positive)
     collect_keys: Keys | None = setting("RATCHET_COLLECT_KEYS", None,
                                         "Keys that may send events; None: one named app is made and kept.",
                                         secret=True)
