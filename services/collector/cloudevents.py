@@ -152,7 +152,7 @@ def _decode(data: bytes, limits: Limits) -> dict[str, Any]:
     try:
         sent = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise values.refusal(exc) from exc
+        raise values.explain(data, exc, limits) from exc
     if not isinstance(sent, dict):
         raise Invalid("the CloudEvent is not a JSON object", code="wrong_type")
     if values.needs_a_look(data, limits):

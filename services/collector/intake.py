@@ -135,7 +135,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> A
         if values.needs_a_look(data, limits):
             values.check(msgspec.json.decode(data), limits)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise values.refusal(exc) from exc
+        raise values.explain(data, exc, limits) from exc
     return call
 
 

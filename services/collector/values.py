@@ -63,8 +63,11 @@ def check(value: Any, limits: Limits) -> None:
             todo += [(child, (*path, str(index))) for index, child in enumerate(item)]
         elif isinstance(item, str):
             _check_text(item, path)
-        elif isinstance(item, float) and not math.isfinite(item):
-            raise Invalid(f"{item} is not a JSON number", code="not_a_number", path=dotted(path))
+        elif isinstance(item, float) and math.isnan(item):
+            raise Invalid("NaN is not a JSON number", code="not_a_number", path=dotted(path))
+        elif isinstance(item, float) and math.isinf(item):
+            raise Invalid("the number is infinite or too large to be stored", code="number_out_of_range",
+                          path=dotted(path))
         if left < 0:
             raise Invalid(f"the event has more than {limits.max_fields} fields", code="too_many_fields")
         if len(path) > limits.max_depth:
@@ -92,14 +95,24 @@ def _shown(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\u0000")[:500]
 
 
+def explain(data: bytes, exc: Exception, limits: Limits) -> Invalid:
+    """Say why an event could not be decoded: which value cannot be stored, else what the decoder said."""
+    try:
+        check(parse_leniently(data), limits)
+    except Invalid as found:
+        if found.code != "invalid_json":
+            return found
+    return refusal(exc)
+
+
 def refusal(exc: Exception) -> Invalid:
-    """Say what is wrong with an event that could not be decoded, with the field's path."""
+    """Say what a decoder's error means, with the field's path."""
     if isinstance(exc, UnicodeDecodeError):
         return Invalid(f"the text is not UTF-8 (byte {exc.start})", code="invalid_utf8")
     if isinstance(exc, RecursionError):
         return Invalid("the event is nested too deeply to be read", code="too_deep")
     message, _, path = str(exc).partition(" - at `$")
-    path = path.rstrip("`").lstrip(".").replace("[", ".").replace("]", "")
+    path = path.rstrip("`").lstrip(".").replace("[", ".").replace("]", "").rstrip(".")
     if message.startswith("Object missing required field"):
         name = message.split("`")[1]
         return Invalid(f"the field {name} is missing", code="missing_field", path=f"{path}.{name}".lstrip("."))
