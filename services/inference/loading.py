@@ -61,17 +61,19 @@ class Loader:
             raise Corrupt(f"the manifest of {loop.name} {version} calls itself {manifest.loop} {manifest.version}")
         if manifest.task != loop.task or len(set(manifest.labels)) != len(manifest.labels):
             raise Permanent(f"{loop.name} {version} is for the task {manifest.task}, or names a label twice")
-        own, shared = self._tensors(manifest, beside)
+        with self._lock:
+            known = self._encoders.get(manifest.encoder)
+        tensors = self._tensors(manifest, beside, with_encoder=known is None)
         try:
             with self._lock:
-                encoder = encoder_for(manifest, own, self._encoders, device=self._device)
-            classifier = Classifier.load(manifest, own | shared, encoder)
+                encoder = known or encoder_for(manifest, tensors, self._encoders, device=self._device)
+            classifier = Classifier.load(manifest, tensors, encoder)
             classifier.probabilities(classifier.embed(["warm up"]))
             classifier.check_golden(manifest.golden)
         except (ValueError, TypeError, KeyError, RuntimeError) as exc:
             # A manifest from elsewhere may be wrong in ways nobody thought of; it must not end the follower.
             raise Permanent(f"{loop.name} {version} cannot be put together: {exc}") from exc
-        head = {name: array for name, array in (own | shared).items() if not _is_encoder(name)}
+        head = {name: array for name, array in tensors.items() if not _is_encoder(name)}
         return Served(loop=loop.name, version=version, encoder=encoder, max_tokens=manifest.max_tokens,
                       classifier=classifier, manifest=manifest, tensors=head,
                       digest=digest(manifests.encode(manifest)))
@@ -83,16 +85,13 @@ class Loader:
             for name in [name for name in self._encoders if name not in kept]:
                 del self._encoders[name]
 
-    def _tensors(self, manifest: Manifest, beside: Iterable[Served]
-                 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The tensors to read, and those that a loaded version has already."""
-        with self._lock:
-            encoder_known = manifest.encoder in self._encoders
-        wanted = [name for name in manifest.tensors if not (encoder_known and _is_encoder(name))]
+    def _tensors(self, manifest: Manifest, beside: Iterable[Served], *, with_encoder: bool) -> dict[str, np.ndarray]:
+        """The version's tensors: read and checked, except those that a loaded version has already."""
+        wanted = [name for name in manifest.tensors if with_encoder or not _is_encoder(name)]
         at_hand = _by_digest(beside)
-        shared = {name: at_hand[manifest.tensors[name].sha256] for name in wanted
-                  if manifest.tensors[name].sha256 in at_hand}
-        return self._registry.tensors(manifest, [name for name in wanted if name not in shared]), shared
+        found = {name: at_hand[manifest.tensors[name].sha256] for name in wanted
+                 if manifest.tensors[name].sha256 in at_hand}
+        return found | self._registry.tensors(manifest, [name for name in wanted if name not in found])
 
 
 def _is_encoder(name: str) -> bool:

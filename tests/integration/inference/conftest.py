@@ -63,7 +63,8 @@ class Publisher:
     loop: str = LOOP
     made: dict[str, tuple[Manifest, dict[str, np.ndarray]]] = field(default_factory=dict)
 
-    def make(self, *, labels: Sequence[str] = ("card", "rate", "top_up"), spoil: Callable[[dict[str, Any]], None] | None = None,
+    def make(self, *, labels: Sequence[str] = ("card", "rate", "top_up"),
+             spoil: Callable[[dict[str, Any]], None] | None = None,
              adapter: Mapping[str, np.ndarray] | None = None, generation: int = 0) -> Manifest:
         """Publish the next version; ``spoil`` may change the manifest's fields first."""
         from shared.models.text_classification import Classifier
@@ -100,8 +101,7 @@ class Publisher:
 
     def scores(self, version: str, text: str) -> dict[str, float]:
         """What this version must answer."""
-        from shared.models.text_classification import Classifier
-        from shared.models.text_classification import encoder_for
+        from shared.models.text_classification import Classifier, encoder_for
 
         manifest, tensors = self.made[version]
         encoder = encoder_for(manifest, tensors, {self.encoder.digest: self.encoder}, device="cpu")
