@@ -152,7 +152,8 @@ class Learner:
     def state(self, *, solved: bool = False) -> tuple[dict[str, np.ndarray], "LearnerState"]:
         """Tensors and plain values from which ``restored`` builds an equal learner; ``solved`` as for the head."""
         held = self.held_out
-        tensors = {**self.head.snapshot(solved=solved), "held_out": together(held, self.head.projection.shape[0]).embeddings}
+        vectors = together(held, self.head.projection.shape[0]).embeddings
+        tensors = {**self.head.snapshot(solved=solved), "held_out": vectors}
         return tensors, LearnerState(encoder=self.encoder, cursor=self.cursor, columns=list(self.head.columns),
                                      held_out=[(e.seq, e.key, e.label) for e in held], answers=list(self._answers))
 

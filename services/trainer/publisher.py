@@ -35,14 +35,12 @@ class Generation:
     Attributes:
         number: 0 is the base.
         adapter: Its tensors, relative to the base; empty for the base.
-        version: The first version that holds the adapter; None for the base or before it is published.
         settings: What the fine-tune was made with, for the manifest.
     """
 
     number: int
     encoder: Encoder
     adapter: Mapping[str, np.ndarray] = field(default_factory=dict)
-    version: str | None = None
     settings: Mapping[str, float | str] = field(default_factory=dict)
 
 

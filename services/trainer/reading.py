@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from schemas.loops import Training
 from services.trainer.core import Learner
-from services.trainer.examples import Embedded, Example, Vector, changes, is_held_out, logged_embedding
+from services.trainer.examples import Embedded, Example, Vector, changes, logged_embedding
 from services.trainer.store import Store
 from shared.models.analytic import RidgeHead, projection
 from shared.models.encoder import Encoder
@@ -45,6 +45,19 @@ class Shape:
         return Learner(RidgeHead(weight, ridge=self.ridge), encoder=encoder.digest, window=self.window)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Rows in the order of their seqs, with their embeddings by seq."""
+
+    rows: list[Example]
+    vectors: dict[int, Vector]
+
+    def unseen(self) -> list[Embedded]:
+        """The rows that can be measured on; revisions are left out, since their text may have been learned."""
+        return [Embedded(row.seq, row.prediction_id, row.label, self.vectors[row.seq]) for row in self.rows
+                if row.revision == 1 and row.seq in self.vectors]
+
+
 class Reader:
     """Reads one loop's examples for one encoder.
 
@@ -57,18 +70,18 @@ class Reader:
         self._store, self._encoder, self._shape = store, encoder, shape
         self.n_embedded = self.n_skipped = 0
 
-    def absorb(self, learner: Learner, *, upto: int | None = None, limit: int = BATCH) -> list[Example]:
-        """Read the next rows and absorb them; returns them, in the order of their seqs. Empty: nothing new."""
+    def absorb(self, learner: Learner, *, upto: int | None = None, limit: int = BATCH) -> Batch:
+        """Read the next rows and absorb them; an empty batch: nothing new."""
         rows = self._store.read(after=learner.cursor, limit=limit, upto=upto)
         if not rows:
-            return []
+            return Batch([], {})
         revised = [row.prediction_id for row in rows if row.revision > 1]
         before = self._store.before(revised, upto=learner.cursor)
         vectors = self.embed([*rows, *before.values()])
         learner.absorb(changes(rows, before, vectors, share=self._shape.holdout, seed=self._shape.seed),
                        cursor=rows[-1].seq)
         learner.answered(rows)
-        return rows
+        return Batch(rows, vectors)
 
     def embed(self, rows: Sequence[Example]) -> dict[int, Vector]:
         """Return embeddings by seq: the logged one where this encoder made it, else embedded here."""
@@ -88,13 +101,8 @@ class Reader:
             found |= {row.seq: vector for row, vector in zip(missing, made, strict=True)}
         return found
 
-    def unseen(self, rows: Sequence[Example]) -> list[Embedded]:
-        """Embed new rows to be measured on: revisions are left out, since their text may have been learned."""
-        fresh = [row for row in rows if row.revision == 1]
-        vectors = self.embed(fresh)
-        return [Embedded(row.seq, row.prediction_id, row.label, vectors[row.seq]) for row in fresh
-                if row.seq in vectors]
-
-    def is_held_out(self, row: Example) -> bool:
-        """Whether a row is only measured on."""
-        return is_held_out(row.subject, row.prediction_id, self._shape.holdout, self._shape.seed)
+    def peek(self, learner: Learner, *, limit: int) -> Batch:
+        """Read the rows after the cursor without absorbing them; only those that serving embedded by this encoder."""
+        rows = self._store.read(after=learner.cursor, limit=limit)
+        logged = {row.seq: logged_embedding(row, self._encoder.digest, self._encoder.dim) for row in rows}
+        return Batch(rows, {seq: vector for seq, vector in logged.items() if vector is not None})

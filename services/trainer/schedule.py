@@ -1,6 +1,7 @@
 """When to fine-tune: often enough to matter, seldom enough that its cost stays in proportion. Pure."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from schemas.loops import Training
 
@@ -33,6 +34,6 @@ def is_due(training: Training, last: Started, *, now_ms: int, n_learned: int, n_
             and now_ms - last.at_ms >= training.every * 1000)
 
 
-def method(training: Training) -> str:
-    """``lora`` or ``full``, without the analytic part of the loop's method."""
-    return training.method.removeprefix("analytic+")
+def method(training: Training) -> Literal["lora", "full"]:
+    """The fine-tune's part of the loop's method."""
+    return "full" if training.method.endswith("full") else "lora"

@@ -24,14 +24,16 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         snapshot: SHA-256 of the snapshot file that goes with it; empty when there is none.
         cursor: The last seq in that snapshot.
         generation: The encoder state in use; 0 is the base.
-        generation_version: The version whose tensors hold the generation's adapter; None for the base.
+        encoder: Digest of the generation's encoder; empty for the base.
+        settings: What the generation was fine-tuned with, for its manifests.
         started: The last fine-tune's start.
     """
 
     snapshot: str = ""
     cursor: int = 0
     generation: int = 0
-    generation_version: str | None = None
+    encoder: str = ""
+    settings: dict[str, float | str] = {}
     started: Started = Started()
 
 
@@ -53,10 +55,15 @@ class Store:
             self._connection.close()
             self._connection = None
 
-    def read(self, *, after: int, limit: int, upto: int | None = None) -> list[Example]:
-        """Read examples in the order of their seqs, from the one after ``after`` on, ``upto`` included."""
+    def read(self, *, after: int, limit: int, upto: int | None = None, embeddings: bool = True) -> list[Example]:
+        """Read examples in the order of their seqs, from the one after ``after`` on, ``upto`` included.
+
+        Args:
+            embeddings: False leaves them empty.
+        """
+        columns = _COLUMNS if embeddings else _COLUMNS.replace("embedding", "''::bytea")
         return self._examples(
-            f"SELECT {_COLUMNS} FROM examples WHERE loop = %s AND seq > %s AND seq <= %s ORDER BY seq LIMIT %s",
+            f"SELECT {columns} FROM examples WHERE loop = %s AND seq > %s AND seq <= %s ORDER BY seq LIMIT %s",
             [self._loop, after, 2**62 if upto is None else upto, limit])
 
     def before(self, prediction_ids: Sequence[str], *, upto: int) -> dict[str, Example]:

@@ -35,6 +35,11 @@ def choose_device(wanted: str = "auto") -> str:
     return wanted
 
 
+def n_gpus() -> int:
+    """How many GPUs there are."""
+    return int(torch.cuda.device_count())
+
+
 class Encoder:
     """A frozen encoder with mean pooling and unit length. Immutable, and safe to use from several threads.
 
