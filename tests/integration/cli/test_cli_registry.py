@@ -85,8 +85,8 @@ def test_a_version_that_is_not_there_is_refused_by_name(version: str, ratchet: C
         assert version in err
 
 
-def test_rollback_holds_until_unpin_and_each_step_keeps_who_and_why(registry: Registry,
-                                                                    ratchet: Callable[..., tuple[int, str, str]]) -> None:
+def test_rollback_holds_until_unpin_and_each_step_keeps_who_and_why(
+        registry: Registry, ratchet: Callable[..., tuple[int, str, str]]) -> None:
     assert "champion v2 -> v1; pinned v1" in ratchet("rollback", LOOP, "--reason", "worse since noon")[1]
     status, _, err = ratchet("promote", LOOP, "v2", "--reason", "impatient")
     assert status == 1

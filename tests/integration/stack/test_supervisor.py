@@ -35,7 +35,8 @@ class Stack:
 
     def up(self, *, wait: bool = True, **more: str) -> subprocess.Popen[bytes]:
         with self.out.open("ab") as out:
-            self.supervisor = subprocess.Popen([sys.executable, "-P", str(TOY)], env=self.env | more, stdout=out, stderr=out)
+            self.supervisor = subprocess.Popen([sys.executable, "-P", str(TOY)], env=self.env | more, stdout=out,
+                                               stderr=out)
         if wait:
             eventually(self._ready, timeout_s=90)
         return self.supervisor
@@ -153,7 +154,8 @@ def test_a_taken_port_is_named_with_its_variable_and_holder_before_anything_star
         port = holder.getsockname()[1]
         supervisor = stack.up(wait=False, RATCHET_TRAINER_PORT=str(port), RATCHET_REDIS_PORT=str(free_port()))
         assert supervisor.wait(timeout=30) == 1
-    assert f"port {port} is taken by {psutil.Process().name()}, pid {os.getpid()}; set RATCHET_TRAINER_PORT" in stack.said
+    holder_name = psutil.Process().name()
+    assert f"port {port} is taken by {holder_name}, pid {os.getpid()}; set RATCHET_TRAINER_PORT" in stack.said
     assert not (stack.folder / "redis").exists()
 
 

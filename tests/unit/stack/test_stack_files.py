@@ -150,7 +150,8 @@ def test_a_damaged_jar_is_fetched_again_and_one_that_is_not_the_pinned_one_is_re
     (None, Transient, "could not be fetched"),
 ])
 def test_a_fetched_jar_is_used_only_when_it_is_the_pinned_one(
-        served: bytes | None, error: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        served: bytes | None, error: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
     jar = jars.Jar("g", "a", "1", 3, "b5d4045c3f466fa91fe2cc6abe79232a1a57cdf104f7a26e716e0a1e2789df78")
 
     class Context:
