@@ -1,5 +1,6 @@
 """The Faust application: reads the topics as raw bytes and hands every record to the pipeline."""
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ class _OnlyConsume(BootStrategy):  # type: ignore[misc]
 
 class _App(faust.App):  # type: ignore[misc]
     BootStrategy = _OnlyConsume
+    logger = logging.getLogger("faust.app")
 
     def _create_directories(self) -> None:
         """Make none: there are no tables to keep in them."""
@@ -68,6 +70,22 @@ def build(*, bootstrap: str, topics: Topics, group: str, instance: str, session_
 def assignment(app: _App) -> set[Partition]:
     """Return the partitions that this worker reads at the moment."""
     return {(tp.topic, tp.partition) for tp in app.consumer.assignment()}
+
+
+def fault(app: _App) -> BaseException | None:
+    """Return what ended a part of Faust for good, or None.
+
+    aiokafka's membership in the group is a task of its own. When it fails, nobody is told and nothing is read again.
+    """
+    if app.crashed:
+        return app.crash_reason or RuntimeError("faust gave no reason")
+    thread = getattr(app.consumer, "_thread", None)
+    coordinator = getattr(getattr(thread, "_consumer", None), "_coordinator", None)
+    membership = getattr(coordinator, "_coordination_task", None)
+    if membership is None or not membership.done() or membership.cancelled():
+        return None
+    reason: BaseException | None = membership.exception()
+    return reason
 
 
 def _record(message: Any) -> Record:

@@ -119,8 +119,6 @@ class Pipeline:
     def _note(self, stored: Stored) -> None:
         self.next_offsets |= stored.next_offsets
         self._metrics.stored(stored)
-        if stored.n_dropped:
-            _log.info("records_dropped", n=stored.n_dropped, reason="they had been stored before")
 
     async def _hole(self, gap: Gap) -> int:
         """Ask the broker what is between the fence and the record that came, and return that record's offset."""

@@ -16,7 +16,7 @@ from services.processor.monitor import Monitor
 from services.processor.pipeline import Die, Pipeline
 from services.processor.preparing import Preparer
 from services.processor.settings import Settings
-from services.processor.sink import CONSUMER, Sink
+from services.processor.sink import Sink
 from services.processor.storing import Storer
 from shared.logs import Log
 
@@ -41,13 +41,15 @@ class Worker:
         self._sink = Sink(settings.postgres_url, loops, preparer)
         self._maturing_sink = Sink(settings.postgres_url, loops, preparer)
         self._maturing = ThreadPoolExecutor(1, "mature")
-        self._broker = Broker(settings.kafka, topics.all, CONSUMER)
+        # Installations that share a Kafka share neither topics nor group.
+        group = f"{settings.topic_prefix}-processor"
+        self._broker = Broker(settings.kafka, topics.all, group)
         storer = Storer(self._sink, preparer, patience_s=settings.patience_s, clock=time.monotonic, sleep=time.sleep,
                         on_retry=self._retrying)
         self._pipeline = Pipeline(preparer, storer, self._broker, metrics, max_records=settings.max_records,
                                   linger_s=settings.linger_s, accept_loss=settings.accept_loss, die=die)
         self._app = faust_app.build(
-            bootstrap=settings.kafka, topics=topics, group=CONSUMER, instance=settings.instance,
+            bootstrap=settings.kafka, topics=topics, group=group, instance=settings.instance,
             session_timeout_s=settings.session_timeout_s, take=self._pipeline.take)
         self._started = False
         self._monitor = Monitor(self._broker, metrics, self._assignment, lambda: self._pipeline.next_offsets)
@@ -73,8 +75,8 @@ class Worker:
             failed = next((task for task in [*tasks, starting] if task.done() and task.exception()), None)
             if failed:
                 self._die("a part of the worker failed", failed.exception())
-            if self._app.crashed:
-                self._die("faust crashed", self._app.crash_reason)
+            if fault := faust_app.fault(self._app):
+                self._die("faust failed", fault)
             await asyncio.wait([*tasks, stopping], timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
         await self._leave(tasks, starting)
 
