@@ -29,6 +29,8 @@ def set_up(level: str = "INFO") -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("kafka", "faust", "mode", "httpx", "httpcore", "aiokafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It logs an error for every attempt to connect, several a second while Kafka is away; shared.kafka says it once.
+    logging.getLogger("kafka.net").setLevel(logging.CRITICAL)
 
 
 class Log:

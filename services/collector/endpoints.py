@@ -132,8 +132,6 @@ class Endpoint:
               path: str) -> tuple[Intake, tuple[int, Any]]:
         shared, protocol = self._shared, self._protocol
         body = bodies.unpack(body, headers.get("content-encoding", ""), protocol.max_body_bytes)
-        if not body:
-            raise Invalid("the body is empty", code="empty_body")
         envelope = protocol.open(body, headers, protocol.limits)
         if project is None:
             project = self._project(envelope.key)

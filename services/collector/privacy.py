@@ -55,7 +55,7 @@ class Privacy:
         self._names = set()
         for path in fields:
             root, *inner = path.split(".")
-            if root not in containers or not inner:
+            if root not in containers or not inner or not all(inner):
                 raise ValueError(f"{path!r} is not a path such as 'traits.email' (from properties, traits or context)")
             containers[root].setdefault(tuple(inner[:-1]), set()).add(inner[-1])
             self._names.add(inner[-1])

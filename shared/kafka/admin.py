@@ -1,5 +1,6 @@
 """Topics, and waiting until a broker answers."""
 
+import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ def connect(bootstrap: str, *, client_id: str, timeout_s: float) -> KafkaAdminCl
     Raises:
         Transient: No broker answered within ``timeout_s``.
     """
+    _knock(bootstrap, timeout_s)
     opened: list[KafkaNetClient] = []
 
     def open_net(**config: Any) -> KafkaNetClient:
@@ -37,6 +39,19 @@ def connect(bootstrap: str, *, client_id: str, timeout_s: float) -> KafkaAdminCl
         for net in opened:
             net.close()
         raise Transient(f"Kafka at {bootstrap} does not answer: {exc}") from exc
+
+
+def _knock(bootstrap: str, timeout_s: float) -> None:
+    """Find out whether any broker listens; kafka-python would try and log ten times a second, and leak the sockets."""
+    last = ""
+    for address in bootstrap.split(","):
+        host, _, port = address.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+            return
+        except (OSError, ValueError, OverflowError) as exc:
+            last = f"{address}: {exc}"
+    raise Transient(f"Kafka does not answer: {last}")
 
 
 @contextmanager
@@ -109,3 +124,4 @@ def wait_for_kafka(bootstrap: str, deadline_s: float = 30.0) -> None:
         except Transient:
             if time.monotonic() >= end:
                 raise
+            time.sleep(min(0.05, max(0.0, left)))

@@ -61,17 +61,19 @@ def privacy() -> Privacy:
 @pytest.fixture
 async def collector(privacy: Privacy) -> AsyncIterator[Collector]:
     """An application that was just started."""
-    async with _running(privacy) as running:
+    async with Running(privacy) as running:
         yield running
 
 
 @pytest.fixture
 def collector_with(privacy: Privacy) -> Callable[..., Any]:
     """``async with collector_with(max_requests=1) as collector``."""
-    return lambda **options: _running(privacy, **options)
+    return lambda **options: Running(privacy, **options)
 
 
-class _running:  # noqa: N801
+class Running:
+    """Starts and stops one application."""
+
     def __init__(self, privacy: Privacy, *, max_requests: int = 100, max_request_bytes: int = 1 << 30) -> None:
         topics = Topics("unit")
         self.producer = FakeProducer((topics.events, topics.dead))
