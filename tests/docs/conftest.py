@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,14 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
+def terminal() -> Iterator[Terminal]:
     """A terminal; whatever stack it leaves running is stopped."""
-    found = Terminal(tmp_path)
-    yield found
-    subprocess.run([sys.executable, "-m", "services.cli.main", "down"], cwd=ROOT, env=found.environ, timeout=120,
-                   check=False, capture_output=True)
+    # Not pytest's own folder: another session of pytest closes it to other users, and Postgres does not run as root.
+    with tempfile.TemporaryDirectory(prefix="ratchet-readme-", ignore_cleanup_errors=True) as folder:
+        found = Terminal(Path(folder))
+        yield found
+        subprocess.run([sys.executable, "-m", "services.cli.main", "down"], cwd=ROOT, env=found.environ, timeout=120,
+                       check=False, capture_output=True)
 
 
 @pytest.fixture(scope="session")
