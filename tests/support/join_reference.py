@@ -130,7 +130,7 @@ class Workload:
 
 
 def workload(n_predictions: int, *, seed: int, now_ms: int) -> Workload:
-    """Make predictions of both loops, feedback early, late, repeated, contradicting and confirming, and other events."""
+    """Make predictions of both loops, feedback early, late, repeated and contradicting, and other events."""
     rng = random.Random(seed)
 
     def new_id() -> str:
@@ -163,7 +163,8 @@ def workload(n_predictions: int, *, seed: int, now_ms: int) -> Workload:
                 timed.append((when + rng.random() * 50, event))
         for _ in range(rng.choice([0, 0, 1, 2])):
             name = rng.choice(["Viewed", "Paid"])
-            properties = {"item_id": f"i{rng.randrange(20)}"} if name == "Viewed" else {"amount": rng.randrange(100) / 2}
+            viewed = {"item_id": f"i{rng.randrange(20)}"}
+            properties = viewed if name == "Viewed" else {"amount": rng.randrange(100) / 2}
             timed.append((at + rng.random() * 10, Event(
                 id=new_id(), project="app", kind="track", name=name, subject=rng.choice([subject, ""]),
                 time_ms=time_ms + rng.randrange(1000), received_ms=now_ms, source="segment", properties=properties)))

@@ -60,7 +60,7 @@ class Sender:
     def raw(self, topic: str, value: bytes | None, *, part: int = 0, kind: str | None = None) -> None:
         """Send one record's bytes without waiting."""
         headers = [(frames.HEADER, kind.encode())] if kind else []
-        self._producer.send(topic, value=value, partition=part, headers=headers)
+        self._producer.send(topic, value=value, key=b"k", partition=part, headers=headers)
 
     def flush(self) -> None:
         """Block until Kafka has everything."""
@@ -108,7 +108,8 @@ class Tables:
 
     def has(self, want: Expected) -> bool:
         """Tell whether there are as many events and predictions as wanted; assert that there are not more."""
-        n_events, n_predictions = self.rows("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM predictions)")[0]
+        counts = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM predictions)"
+        n_events, n_predictions = self.rows(counts)[0]
         assert n_events <= len(want.events)
         assert n_predictions <= len(want.predictions)
         return (n_events, n_predictions) == (len(want.events), len(want.predictions))
