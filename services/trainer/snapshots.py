@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from schemas.errors import Permanent
 from services.trainer.core import LearnerState
@@ -33,27 +33,28 @@ class Snapshots:
     def save(self, tensors: Mapping[str, np.ndarray], state: LearnerState, *, fingerprint: str) -> str:
         """Write a snapshot, synced to disk; returns its SHA-256. Does not touch others: see ``keep``."""
         whole = msgspec.json.encode(_Whole(fingerprint, state)).decode()
-        data = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, {"state": whole})
-        digest = hashlib.sha256(data).hexdigest()
         self._directory.mkdir(parents=True, exist_ok=True)
-        part = self._directory / f".{digest}.part"
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
+        part = self._directory / f".{state.cursor}.part"
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, part, {"state": whole})
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         part.replace(self._path(digest))
         return digest
 
     def load(self, digest: str, *, fingerprint: str) -> tuple[dict[str, np.ndarray], LearnerState] | None:
         """Read a snapshot, checked; None, with a log line, when it is missing, damaged or of another shape."""
+        path = self._path(digest)
         try:
-            data = self._path(digest).read_bytes()
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise Permanent("its digest is wrong")
-            whole = msgspec.json.decode(_metadata(data)["state"], type=_Whole)
-            if whole.fingerprint != fingerprint:
-                raise Permanent("the loop's base, projection, ridge, hold-out, seed or max_tokens changed since")
-            return dict(load(data)), whole.state
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise Permanent("its digest is wrong")
+            with safe_open(path, framework="np") as tensors:
+                names = list(tensors.keys())
+                whole = msgspec.json.decode(tensors.metadata()["state"], type=_Whole)
+                if whole.fingerprint != fingerprint:
+                    raise Permanent("the loop's base, projection, ridge, hold-out, seed or max_tokens changed since")
+                return {name: tensors.get_tensor(name) for name in names}, whole.state
         except (OSError, SafetensorError, msgspec.DecodeError, KeyError, Permanent) as exc:
             _log.warning("snapshot_not_used", sha256=digest, reason=str(exc), path=str(self._directory))
             return None
@@ -69,9 +70,3 @@ class Snapshots:
     def _path(self, digest: str) -> Path:
         return self._directory / f"learner-{digest}.safetensors"
 
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file: 8 bytes length, then a JSON header with ``__metadata__``."""
-    length = int.from_bytes(data[:8], "little")
-    header = msgspec.json.decode(data[8:8 + length], type=dict[str, msgspec.Raw])
-    return msgspec.json.decode(header["__metadata__"], type=dict[str, str])

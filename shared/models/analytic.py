@@ -57,7 +57,7 @@ class RidgeHead:
         width = weight.shape[1]
         self._gram = torch.zeros((width, width), dtype=torch.float64)
         self._cross = np.zeros((width, 0), np.float64)
-        self._inverse: torch.Tensor | None = torch.eye(width, dtype=torch.float64) / ridge
+        self._inverse: torch.Tensor | None = torch.eye(width, dtype=torch.float64).div_(ridge)
         self._head = np.zeros((width, 0), np.float64)
         self._columns: dict[str, int] = {}
         self._counts: list[int] = []
@@ -100,26 +100,32 @@ class RidgeHead:
         return self._head[:, kept].astype(np.float32)
 
     def solve(self) -> None:
-        """Compute inverse and head afresh from the sums: exact, about 0.3 s per 2,000 features."""
-        width = self._gram.shape[0]
-        factor = torch.linalg.cholesky(self._gram + self.ridge * torch.eye(width, dtype=torch.float64))
-        self._inverse = torch.cholesky_inverse(factor)
+        """Compute inverse and head afresh from the sums: exact; 0.9 s for 3,000 features on one core."""
+        self._inverse = None  # freed first: each (M, M) matrix is 72 MB at M = 3,000
+        regular = self._gram.clone()
+        regular.diagonal().add_(self.ridge)
+        factor = torch.linalg.cholesky(regular)
+        del regular
         self._head = torch.cholesky_solve(torch.from_numpy(self._cross), factor).numpy()
+        self._inverse = torch.cholesky_inverse(factor)
         self._since_solve = 0
 
     def snapshot(self, *, solved: bool = False) -> dict[str, np.ndarray]:
-        """Return the sums as tensors: ``gram`` (M, M) and ``cross`` (M, C) float64, ``counts`` (C,) int64.
+        """Return the sums as tensors.
+
+        ``gram`` (M (M + 1) / 2,) float64 is the lower triangle, row by row; ``cross`` (M, C) float64; ``counts`` (C,)
+        int64; ``projection`` (D, M) float32.
 
         Args:
-            solved: Add ``inverse`` (M, M) and ``head`` (M, C) float64, so that the restored head need not be solved.
+            solved: Add ``inverse`` (a triangle too) and ``head`` (M, C), so that the restored head need not be solved.
         """
-        tensors = {"gram": self._gram.numpy().copy(), "cross": self._cross.copy(),
+        tensors = {"gram": _packed(self._gram), "cross": self._cross.copy(),
                    "counts": np.array(self._counts, np.int64), "projection": self.projection}
-        if solved:
-            self.solve()
-            assert self._inverse is not None
-            tensors |= {"inverse": self._inverse.numpy().copy(), "head": self._head.copy()}
-        return tensors
+        if not solved:
+            return tensors
+        self.solve()
+        inverse = self._inverse if self._inverse is not None else self._gram
+        return tensors | {"inverse": _packed(inverse), "head": self._head.copy()}
 
     @property
     def width(self) -> int:
@@ -141,13 +147,13 @@ class RidgeHead:
         head = cls(tensors["projection"], ridge=ridge)
         head._columns = {label: i for i, label in enumerate(columns)}
         head._counts = [int(n) for n in tensors["counts"]]
-        width, n_columns = head.projection.shape[1], len(head._columns)
-        if tensors["gram"].shape != (width, width) or tensors["cross"].shape != (width, n_columns) \
+        width, n_columns = head.width, len(head._columns)
+        if tensors["gram"].shape != (width * (width + 1) // 2,) or tensors["cross"].shape != (width, n_columns) \
                 or len(head._counts) != n_columns:
             raise Permanent("the snapshot's tensors do not belong together")
-        head._gram = torch.from_numpy(tensors["gram"].copy())
+        head._gram = _unpacked(tensors["gram"], width)
         head._cross = tensors["cross"].copy()
-        head._inverse = torch.from_numpy(tensors["inverse"].copy()) if "inverse" in tensors else None
+        head._inverse = _unpacked(tensors["inverse"], width) if "inverse" in tensors else None
         head._head = tensors["head"].copy() if "head" in tensors else np.zeros_like(head._cross)
         return head
 
@@ -197,6 +203,26 @@ class RidgeHead:
     def _solve_if_due(self) -> None:
         if self._columns and (self._inverse is None or self._since_solve >= _RESOLVE_ROWS):
             self.solve()
+
+
+def _packed(matrix: torch.Tensor) -> np.ndarray:
+    """The lower triangle of a symmetric (M, M) matrix, row by row, (M (M + 1) / 2,)."""
+    rows = matrix.numpy()
+    packed = np.empty(len(rows) * (len(rows) + 1) // 2, rows.dtype)
+    start = 0
+    for i, row in enumerate(rows):
+        packed[start:start + i + 1] = row[:i + 1]
+        start += i + 1
+    return packed
+
+
+def _unpacked(packed: np.ndarray, width: int) -> torch.Tensor:
+    rows = np.empty((width, width), packed.dtype)
+    start = 0
+    for i in range(width):
+        rows[i, :i + 1] = rows[:i + 1, i] = packed[start:start + i + 1]
+        start += i + 1
+    return torch.from_numpy(rows)
 
 
 def fit_temperature(scores: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]) -> float:

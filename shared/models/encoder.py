@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -79,7 +80,7 @@ class Encoder:
             tokenizer = AutoTokenizer.from_pretrained(found.directory, local_files_only=True)
             model = AutoModel.from_pretrained(found.directory, local_files_only=True, use_safetensors=True,
                                               dtype=torch.float32)
-        except (OSError, ValueError, RuntimeError) as exc:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
             raise Permanent(f"the base encoder {base!r} in {found.directory} cannot be loaded: {exc}") from exc
         model = model.to(chosen).eval().requires_grad_(False)
         plain = cls(model, tokenizer, found, _digest(found.sha256, {}), chosen)
