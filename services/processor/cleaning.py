@@ -29,17 +29,11 @@ def text(value: str) -> str:
     """Return a text without what Postgres's text cannot hold: NUL and lone surrogates become U+FFFD."""
     if _NUL in value:
         value = value.replace(_NUL, _REPLACEMENT)
-    if value.isascii():
-        return value
-    return value.encode("utf-8", "replace").decode() if _has_surrogate(value) else value
-
-
-def _has_surrogate(value: str) -> bool:
     try:
         value.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
 
 
 def tree(value: Any) -> Any:

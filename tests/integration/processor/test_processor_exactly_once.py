@@ -11,11 +11,12 @@ import pytest
 from schemas.topics import Topics
 from shared import postgres
 from shared.kafka import create_topics
-from tests.integration.processor.conftest import N_PARTITIONS, Tables
 from tests.support.join_reference import workload
 from tests.support.services import eventually
+from tests.support.tables import Tables
 
 CHUNK = 240
+N_PARTITIONS = 3
 
 
 class Load:

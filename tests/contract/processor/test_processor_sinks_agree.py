@@ -1,0 +1,149 @@
+"""The sink in memory and the one on Postgres do the same, batch for batch."""
+
+import threading
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas.loops import parse
+from schemas.predictions import Prediction
+from services.processor.preparing import Preparer
+from services.processor.sink import Sink
+from tests.support.memory_sink import MemorySink
+from tests.support.stored_streams import BASE_MS, DECLARED, TOPICS, Event, cut, records, streams
+from tests.support.tables import Tables
+
+WRITTEN = ("events", "predictions", "feedback", "joins", "loop_counters", "examples", "observations", "dead_letters",
+           "offsets")
+# Beta has a default here, and the shortest window, so that some mature in the middle of the stream.
+WITH_DEFAULT = DECLARED | {"beta": parse("""
+name = "beta"
+default_label = "none"
+[feedback.correction]
+event = "Resolved"
+label = "properties.queue"
+window = "30m"
+""")}
+
+
+class RealSink:
+    """The sink on Postgres, with the tables in the reference's form."""
+
+    def __init__(self, url, loops):
+        self.tables = Tables(url)
+        with psycopg.connect(url, autocommit=True) as connection:
+            for table in WRITTEN:
+                connection.execute(f"DELETE FROM {table}")
+        self.sink = Sink(url, loops, Preparer(TOPICS, loops))
+        self.store, self.mature = self.sink.store, self.sink.mature
+
+    def actual(self):
+        return self.tables.actual()
+
+    def revisions(self):
+        return sorted(self.tables.rows("SELECT prediction_id, revision, label, source FROM examples"))
+
+
+@pytest.fixture
+def real(postgres_url):
+    made = []
+
+    def make():
+        for sink in made:
+            sink.sink.close()
+        made.append(RealSink(postgres_url, WITH_DEFAULT))
+        return made[-1]
+
+    yield make
+    made[-1].sink.close()
+
+
+@given(streams(), st.lists(st.integers(1, 5), max_size=6), st.integers(0, 6))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_sinks_give_the_same_tables_after_every_batch(real, stream, sizes, mature_at):
+    _, shuffled = stream
+    preparer = Preparer(TOPICS, WITH_DEFAULT)
+    ours, twin = real(), MemorySink(WITH_DEFAULT, preparer)
+    for number, batch in enumerate(cut(records(shuffled), sizes)):
+        if number == mature_at:
+            now_ms = BASE_MS + 45 * 60_000
+            assert ours.mature(now_ms, limit=100) == twin.mature(now_ms, limit=100)
+        for sink in (ours, twin):
+            sink.store(batch, preparer.prepare(batch))
+        assert ours.actual() == twin.actual()
+        assert ours.revisions() == twin.revisions()
+    ours.tables.check_numbering()
+
+
+def halves(number):
+    prediction = Prediction(id=f"pr_{number:04}", loop="alpha", version="v1", subject="s", time_ms=BASE_MS,
+                            input={"text": "t"}, label="a")
+    feedback = Event(id=f"e_{number:04}", project="app", kind="track", name="Resolved", subject="s",
+                     time_ms=BASE_MS + 1, received_ms=BASE_MS + 1, source="segment",
+                     properties={"prediction_id": prediction.id, "queue": "a"})
+    return prediction, feedback
+
+
+def test_two_workers_that_bring_the_two_halves_at_once_always_join_them(postgres_url):
+    n, size = 1200, 40
+    pairs = [halves(number) for number in range(n)]
+    # Block by block at the same time, in opposite order, so that they meet in the middle of batches.
+    blocks = [pairs[start: start + size] for start in range(0, n, size)]
+    streams_of_workers = [[prediction for prediction, _ in pairs],
+                          [feedback for block in blocks for _, feedback in reversed(block)]]
+    barrier = threading.Barrier(2)
+    errors = []
+
+    def work(items):
+        preparer = Preparer(TOPICS, DECLARED)
+        sink = Sink(postgres_url, DECLARED, preparer)
+        try:
+            for batch in cut(records(items), [size] * (n // size)):
+                barrier.wait(timeout=30)
+                sink.store(batch, preparer.prepare(batch))
+        except Exception as exc:  # noqa: BLE001
+            errors.append(exc)
+            barrier.abort()
+        finally:
+            sink.close()
+
+    threads = [threading.Thread(target=work, args=[items]) for items in streams_of_workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert errors == []
+    tables = Tables(postgres_url)
+    assert tables.value("SELECT count(*) FROM examples") == n
+    assert tables.rows("SELECT DISTINCT state FROM joins") == [("labelled",)]
+    tables.check_numbering()
+
+
+def test_two_workers_mature_each_prediction_once(postgres_url):
+    n = 2000
+    preparer = Preparer(TOPICS, WITH_DEFAULT)
+    sinks = [Sink(postgres_url, WITH_DEFAULT, preparer) for _ in range(2)]
+    batch = records([Prediction(id=f"pr_{number}", loop="beta", version="v1", subject="s", time_ms=BASE_MS + number,
+                                input={"text": "t"}) for number in range(n)])
+    sinks[0].store(batch, preparer.prepare(batch))
+    now_ms = BASE_MS + 3_600_000
+    done = [0, 0]
+
+    def work(number):
+        while (count := sinks[number].mature(now_ms, limit=50)[0]) or done[0] + done[1] < n:
+            done[number] += count
+
+    threads = [threading.Thread(target=work, args=[number], daemon=True) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    for sink in sinks:
+        sink.close()
+    tables = Tables(postgres_url)
+    assert sum(done) == n
+    assert tables.value("SELECT count(*) FROM examples") == n
+    assert tables.value("SELECT count(*) FROM joins WHERE state = 'matured'") == n
+    tables.check_numbering()
