@@ -1,9 +1,12 @@
-"""Makes the topics and tables that the services need, in any Kafka and Postgres."""
+"""Makes the topics and tables that the services need, in any Kafka and Postgres.
 
+Runs in images that hold no embedded server, so it needs nothing of the extra ``embedded``.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from schemas.topics import Topics
-from services.stack.process import Say
 from shared.settings import positive, setting
 
 
@@ -21,7 +24,7 @@ class Settings:
                                 check=positive)
 
 
-def run(settings: Settings, say: Say) -> None:
+def run(settings: Settings, say: Callable[[str], None]) -> None:
     """Make the topics and tables. Idempotent; what is there stays as it is.
 
     Raises:
