@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from shared.models.encoder import Encoder
 
 LOOP = "support-intents"
-KEY = {"Authorization": "Bearer infer-key"}
+# tritonclient adds its own headers to the caller's, so each call gets a copy.
+KEY = MappingProxyType({"Authorization": "Bearer infer-key"})
 WORDS = ["where", "is", "my", "card", "the", "money", "not", "here", "top", "up", "failed", "rate", "please", "help"]
 
 
