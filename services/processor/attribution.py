@@ -2,18 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from schemas.dead import DeadLetter
 from schemas.events import Event
 from schemas.loops import Feedback, Loop
 from services.processor import cleaning
-from shared.fields import lookup
+from shared.fields import Getter, getter
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """One feedback on one prediction: what an event says the label is, for one feedback kind of one loop."""
 
     loop: str
@@ -32,14 +30,25 @@ class Fact:
         return self.time_ms, self.project, self.event_id, self.kind
 
 
+class _Kind(NamedTuple):
+    """A feedback kind with its paths made ready."""
+
+    loop: str
+    name: str
+    declared: Feedback
+    find_prediction: Getter
+    find_label: Getter | None
+
+
 class Attribution:
     """Knows the feedback kinds of all loops."""
 
     def __init__(self, loops: Mapping[str, Loop]) -> None:
-        self._by_event: dict[str, list[tuple[str, str, Feedback]]] = {}
+        self._by_event: dict[str, list[_Kind]] = {}
         for loop in loops.values():
             for name, kind in loop.feedback.items():
-                self._by_event.setdefault(kind.event, []).append((loop.name, name, kind))
+                self._by_event.setdefault(kind.event, []).append(
+                    _Kind(loop.name, name, kind, getter(kind.prediction), getter(kind.label) if kind.label else None))
 
     def facts(self, event: Event) -> tuple[list[Fact], list[DeadLetter]]:
         """Return what an event says about predictions, and a dead letter for each feedback that says it wrongly.
@@ -49,11 +58,11 @@ class Attribution:
         """
         facts: list[Fact] = []
         dead: list[DeadLetter] = []
-        for loop, name, kind in self._by_event.get(event.name, ()):
-            prediction = lookup(event, kind.prediction)
+        for loop, name, kind, find_prediction, find_label in self._by_event.get(event.name, ()):
+            prediction = find_prediction(event)
             if prediction is None or prediction == "":
                 continue
-            label: Any = kind.value if kind.label is None else lookup(event, kind.label)
+            label: Any = find_label(event) if find_label else kind.value
             fault = _prediction_fault(kind, prediction) or _label_fault(kind, label)
             if fault:
                 dead.append(_dead_letter(event, loop, name, *fault))

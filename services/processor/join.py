@@ -4,8 +4,7 @@ Whatever the order in which predictions and feedback arrive, and however often, 
 same: the feedback with the greatest ``Fact.order`` decides.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from schemas.loops import Loop, Seconds
 from services.processor.attribution import Fact
@@ -15,8 +14,7 @@ DEFAULT = "default"
 _USUAL_WINDOW_S = Seconds(7 * 86400)
 
 
-@dataclass(frozen=True, slots=True)
-class Current:
+class Current(NamedTuple):
     """The newest revision of an example, as stored."""
 
     revision: int
@@ -26,8 +24,7 @@ class Current:
     late: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What an example is to become.
 
     Attributes:

@@ -1,6 +1,7 @@
 """Runs the processor."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -32,6 +33,9 @@ def run() -> None:
         print(f"ratchet processor: {exc}", file=sys.stderr)
         sys.exit(2)
     logs.set_up(config.log_level)
+    # A batch is hundreds of thousands of small objects and no cycles: looking for some took a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 50)
     worker = Worker(config, declared, Metrics(), _die)
     try:
         probe = Probe(config.host, config.port, worker.faults)

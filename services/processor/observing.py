@@ -5,22 +5,20 @@ of any moment, in whatever order the events came.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from schemas.events import Event
-from schemas.loops import Entity, Feature, Loop
+from schemas.loops import Entity, Loop
 from services.processor import cleaning
 from services.processor.attribution import Fact
-from shared.fields import lookup
+from shared.fields import Getter, getter
 
 EVERY = "*"
 Value = tuple[float | None, str | None]
 _SEEN: Value = (None, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """One event's contribution to one feature.
 
     Attributes:
@@ -38,18 +36,32 @@ class Observation:
     text: str | None
 
 
+class _Ready(NamedTuple):
+    """A feature with its paths made ready; ``find_key`` is None for the event's subject."""
+
+    loop: str
+    name: str
+    entity: Entity
+    find_key: Getter | None
+    find_value: Getter | None
+
+
 class Observer:
     """Knows the features of all loops."""
 
     def __init__(self, loops: Mapping[str, Loop]) -> None:
-        self._by_event: dict[str, list[tuple[str, str, Feature]]] = {}
-        self._of_labels: dict[str, list[tuple[str, Feature]]] = {}
+        by_event: dict[str, list[_Ready]] = {EVERY: []}
+        self._of_labels: dict[str, list[_Ready]] = {}
         for loop in loops.values():
             for name, feature in loop.features.items():
+                ready = _Ready(loop.name, name, feature.entity, getter(feature.key) if feature.key else None,
+                               getter(feature.value) if feature.value else None)
                 if feature.entity == "label":
-                    self._of_labels.setdefault(loop.name, []).append((name, feature))
+                    self._of_labels.setdefault(loop.name, []).append(ready)
                 else:
-                    self._by_event.setdefault(feature.event, []).append((loop.name, name, feature))
+                    by_event.setdefault(feature.event, []).append(ready)
+        self._every = by_event.pop(EVERY)
+        self._by_event = {event: [*features, *self._every] for event, features in by_event.items()}
 
     def observations(self, event: Event, facts: Iterable[Fact]) -> Sequence[Observation]:
         """Return what an event and its feedback say about any feature, each once.
@@ -58,17 +70,16 @@ class Observer:
         """
         source = f"{event.project}/{event.id}"
         found: dict[tuple[str, str, str], Observation] = {}
-        for features in (self._by_event.get(event.name, ()), self._by_event.get(EVERY, ())):
-            for loop, name, feature in features:
-                key = event.subject if feature.key is None else _key(lookup(event, feature.key))
-                value = _value(event, feature.value)
-                if key and value is not None:
-                    found[loop, name, key] = Observation(loop, feature.entity, key, name, event.time_ms, source, *value)
+        for loop, name, entity, find_key, find_value in self._by_event.get(event.name, self._every):
+            key = _key(find_key(event)) if find_key else event.subject
+            value = _value(find_value(event)) if find_value else _SEEN
+            if key and value is not None:
+                found[loop, name, key] = Observation(loop, entity, key, name, event.time_ms, source, *value)
         for fact in facts:
-            for name, feature in self._of_labels.get(fact.loop, ()):
-                value = _value(event, feature.value)
+            for _, name, entity, _, find_value in self._of_labels.get(fact.loop, ()):
+                value = _value(find_value(event)) if find_value else _SEEN
                 if value is not None and cleaning.fits(fact.label, cleaning.MAX_KEY_BYTES):
-                    found[fact.loop, name, fact.label] = Observation(fact.loop, "label", fact.label, name, fact.time_ms,
+                    found[fact.loop, name, fact.label] = Observation(fact.loop, entity, fact.label, name, fact.time_ms,
                                                                      source, *value)
         return list(found.values())
 
@@ -80,11 +91,8 @@ def _key(value: Any) -> str:
     return key if cleaning.fits(key, cleaning.MAX_KEY_BYTES) else ""
 
 
-def _value(event: Event, path: str | None) -> Value | None:
-    """Return the value at a path as a number or as text, or None when the event has none there."""
-    if path is None:
-        return _SEEN
-    value = lookup(event, path)
+def _value(value: Any) -> Value | None:
+    """Return a value as a number or as text, or None when it is neither."""
     if isinstance(value, str):
         return None, value[: cleaning.MAX_TEXT_VALUE_CHARS]
     if isinstance(value, int | float):

@@ -5,6 +5,7 @@ It is done beside the database's work on the batch before, in another thread, so
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas.dead import DeadLetter
 from schemas.loops import Loop
@@ -16,8 +17,7 @@ from services.processor.records import Answer, Contents, Record
 from services.processor.rows import Row, event_row, observation_row
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(NamedTuple):
     """What one event does if it is new.
 
     Attributes:

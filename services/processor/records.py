@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from schemas.dead import DeadLetter
 from schemas.errors import Invalid
@@ -12,8 +13,9 @@ from services.processor import cleaning
 Partition = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+# The types here and in the modules beside it that are made for every event are tuples: a frozen dataclass takes five
+# times as long to make, which was a fifth of the processor's time.
+class Record(NamedTuple):
     """One Kafka record.
 
     Attributes:
@@ -40,16 +42,14 @@ class Record:
         return f"{self.topic}/{self.part}/{self.offset}"
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """An event that can be stored, with its body as JSON that Postgres takes."""
 
     event: Event
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A prediction that can be stored, with its objects as JSON that Postgres takes."""
 
     prediction: Prediction

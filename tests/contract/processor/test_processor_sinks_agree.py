@@ -61,7 +61,7 @@ def real(postgres_url):
 
 
 @given(streams(), st.lists(st.integers(1, 5), max_size=6), st.integers(0, 6))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_sinks_give_the_same_tables_after_every_batch(real, stream, sizes, mature_at):
     _, shuffled = stream
     preparer = Preparer(TOPICS, WITH_DEFAULT)
