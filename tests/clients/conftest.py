@@ -63,8 +63,7 @@ class Collector:
 
     @property
     def events(self) -> list[Event]:
-        """The events by message id, as downstream sees them: on a slow machine Kafka may need longer than 0.8 s, and
-        then an SDK rightly sends again what arrives after all."""
+        """The events by message id, as downstream sees them: what an SDK sends again may have arrived already."""
         return list({event.id: event for event in read_items(self.kafka, self.topics.events, Event)}.values())
 
     @property
@@ -81,7 +80,7 @@ class Collector:
 @pytest.fixture
 def collector(servers: Any, topics: Topics) -> Iterator[Collector]:
     """A collector whose key is ``collect-key``."""
-    real = FrameProducer(servers.kafka, (topics.events, topics.dead), client_id="clients")
+    real = FrameProducer(servers.kafka, (topics.events, topics.dead), client_id="clients", ack_timeout_s=20)
     producer = Refusing(real)
     gateway = Gateway(producer, topics, max_requests=100, max_request_bytes=64 << 20)
     shared = Shared(gateway=gateway, keys=Keys({"app": KEY}),

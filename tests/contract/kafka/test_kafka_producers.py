@@ -33,7 +33,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
                                                        if topic == "events"])
         return
     servers, topics = request.getfixturevalue("servers"), request.getfixturevalue("topics")
-    real = FrameProducer(servers.kafka, (topics.events, topics.dead), client_id="contract",
+    real = FrameProducer(servers.kafka, (topics.events, topics.dead), client_id="contract", ack_timeout_s=20,
                          one_per_record=request.param.endswith("record"))
     try:
         eventually(real.healthy)
