@@ -106,14 +106,16 @@ class Training:
     """When and how the trainer learns. The analytic head always learns within a second of new examples.
 
     Attributes:
-        every_examples: Least number of new examples before the next fine-tune starts.
+        every_examples: Least number of new examples before the next fine-tune starts; the learned examples must also
+            have grown by half since the last one, so that recomputing the head's sums stays cheap in the long run.
         every: Least time between the starts of two fine-tunes.
         method: analytic | lora | full | analytic+lora | analytic+full.
         replay: Old examples mixed in per new one in a fine-tune.
         projection: Random features of the analytic head.
         ridge: Its regularisation.
         holdout: Share of subjects whose examples are never learned from, only measured on.
-        learning_rate, epochs, batch_size, lora_rank: The fine-tune's own.
+        learning_rate: Of a LoRA fine-tune, at its peak; a full one takes a tenth of it.
+        epochs, batch_size, lora_rank: The fine-tune's own.
         seed: Makes a version reproducible.
     """
 
@@ -121,8 +123,8 @@ class Training:
     every: Seconds = Seconds(60)
     method: Literal["analytic", "lora", "full", "analytic+lora", "analytic+full"] = "analytic+lora"
     replay: float = 3.0
-    projection: int = 2000
-    ridge: float = 10.0
+    projection: int = 3000
+    ridge: float = 20.0
     holdout: float = 0.03
     learning_rate: float = 3e-4
     epochs: int = 1

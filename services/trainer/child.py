@@ -24,10 +24,11 @@ def run() -> None:
     os.nice(19)
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(chosen.n_threads)
     threading.Thread(target=_end_with_the_trainer, name="watch-trainer", daemon=True).start()
-    _work(Path(sys.argv[1]), chosen)
+    work(Path(sys.argv[1]), chosen)
 
 
-def _work(path: Path, chosen: Settings) -> None:
+def work(path: Path, chosen: Settings) -> None:
+    """Do the job in a folder, in this process; see ``tuning.run``."""
     # Imported after the thread limits are set: the libraries read them once.
     from torch.utils.tensorboard import SummaryWriter
 

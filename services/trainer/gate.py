@@ -52,7 +52,8 @@ def decide(rule: Rule, pairs: Pairs, gate: Gate) -> GateDecision:
     forgotten = [check.label for check in labels if not check.ok]
     accepted, reason = _judge(rule, n, value, low, high, gate)
     if forgotten:
-        accepted, reason = False, f"it forgets {_listed(forgotten)}: recall fell by more than {gate.max_forgetting:g}"
+        lost = f"forgets {_listed(forgotten)} (recall fell by more than {gate.max_forgetting:g})"
+        accepted, reason = False, lost if accepted else f"{reason}; {lost}"
     return GateDecision(verdict="accepted" if accepted else "rejected", rule=rule, metric=gate.metric,
                         confidence=gate.confidence, champion=champion, candidate=candidate,
                         difference=Interval(value, low, high, n), labels=labels, reason=reason)

@@ -55,6 +55,7 @@ class RidgeHead:
     def __init__(self, weight: Vectors, *, ridge: float) -> None:
         self.projection, self.ridge = weight, ridge
         width = weight.shape[1]
+        self._projection64 = torch.from_numpy(weight.astype(np.float64))
         self._gram = torch.zeros((width, width), dtype=torch.float64)
         self._cross = np.zeros((width, 0), np.float64)
         self._inverse: torch.Tensor | None = torch.eye(width, dtype=torch.float64).div_(ridge)
@@ -167,7 +168,10 @@ class RidgeHead:
     def _update_block(self, embeddings: Vectors, labels: Sequence[str], sign: int, *, incremental: bool) -> None:
         self._grow(labels)
         rows = len(labels)
-        h = torch.from_numpy(features(np.asarray(embeddings, np.float32), self.projection).astype(np.float64))
+        # In float64, unlike serving: float32 products depend on the batch in their last bits, and what is subtracted
+        # in another batch than it was added in would not cancel.
+        given = torch.from_numpy(np.asarray(embeddings, np.float64))
+        h = (given @ self._projection64).clamp_(min=0.0)
         targets = np.zeros((rows, len(self._columns)))
         for row, label in enumerate(labels):
             targets[row, self._columns[label]] = 1.0

@@ -85,15 +85,18 @@ class Classifier:
         """Return (B, C) float32, rows sum to 1; C is 0 while no label is known."""
         return decode(embeddings, self._projection, self._head, self._temperature)
 
-    def check_golden(self, golden: Golden) -> None:
+    def check_golden(self, golden: Golden, *, embeddings: Vectors | None = None) -> None:
         """Compare this version's scores with those that the trainer got.
+
+        Args:
+            embeddings: Of the golden texts by this very encoder, when they are at hand; None computes them.
 
         Raises:
             Permanent: A score differs by more than the golden tolerance.
         """
         if not golden.texts:
             return
-        got = self.probabilities(self.embed(golden.texts))
+        got = self.probabilities(self.embed(golden.texts) if embeddings is None else embeddings)
         wanted = np.asarray(golden.scores, np.float32).reshape(len(golden.texts), -1)
         worst = float(np.abs(got - wanted).max(initial=0.0)) if got.shape == wanted.shape else float("inf")
         if not worst <= golden.tolerance:
