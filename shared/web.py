@@ -94,6 +94,7 @@ def serve(app: Any, opened: socket.socket, *, drain_s: float = 10.0, keep_alive_
             none sends a request into a connection that is being closed.
     """
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on",
+                            proxy_headers=False,
                             loop="uvloop", http="httptools", ws="none", timeout_keep_alive=keep_alive_s,
                             timeout_graceful_shutdown=int(drain_s))
     server = _Server(config)

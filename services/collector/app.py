@@ -47,8 +47,9 @@ def build(shared: Shared, *, sizes: Sizes | None = None, allow_origins: Sequence
     sizes = sizes or Sizes()
     # No redirects to or from a trailing slash: Segment's Node SDK takes a redirect for success and drops the events.
     app = FastAPI(title="Ratchet collector", redirect_slashes=False, lifespan=_lifespan(on_stop))
-    for path, endpoint in _endpoints(shared, sizes).items():
-        app.router.routes.append(Route(path, cast(Any, endpoint), methods=["POST"], include_in_schema=False))
+    # In front of FastAPI's own: routes are tried one after another, and these are the ones that matter.
+    app.router.routes[:0] = [Route(path, cast(Any, endpoint), methods=["POST"], include_in_schema=False)
+                             for path, endpoint in _endpoints(shared, sizes).items()]
     app.router.routes.extend(web.probes(lambda: _faults(shared), live=live))
     app.add_api_route("/v1/projects/{key}/settings", _project_settings, methods=["GET"])
     app.add_route("/events", _allow_webhook, methods=["OPTIONS"], include_in_schema=False)

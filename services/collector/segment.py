@@ -83,16 +83,16 @@ class Reader:
         properties, traits = call.properties or {}, call.traits or {}
         # A copy each time: hiding fields in a shared one would hash their hashes at the second call.
         context = {**deepcopy(self._context), **(call.context or {})} if self._context else call.context or {}
+        if kind == "group":
+            context["groupId"] = text(self._id(call.groupId, "groupId"), "groupId", self._limits.max_id_chars)
+        elif kind == "alias":
+            text(previous, "previousId", self._limits.max_id_chars)
         if properties:
             privacy.hide_fields(project, "properties", properties)
         if traits:
             privacy.hide_fields(project, "traits", traits)
         if context:
             privacy.hide_fields(project, "context", context)
-        if kind == "group":
-            context["groupId"] = text(self._id(call.groupId, "groupId"), "groupId", self._limits.max_id_chars)
-        elif kind == "alias":
-            text(previous, "previousId", self._limits.max_id_chars)
         subject = identities[0].subject
         if len(identities) > 1:
             context["subjects"] = {"user": subject} | {

@@ -96,6 +96,16 @@ def test_configured_fields_are_hashes_and_everything_else_is_kept():
     assert event.properties["card"]["kind"] == "visa"
 
 
+def test_a_group_id_stays_unless_it_is_configured():
+    call = {"type": "group", "userId": "user-123456", "groupId": "company-7"}
+    own = Privacy(Pseudonymiser("unit-test-key-0123456789"), ["context.groupId"])
+    kept, _ = stored(segment.open_batch, segment.Reader(privacy(), LIMITS), {"batch": [call]}, privacy())
+    hidden, text = stored(segment.open_batch, segment.Reader(own, LIMITS), {"batch": [call]}, own)
+    assert kept.events[0].context["groupId"] == "company-7"
+    assert hidden.events[0].context["groupId"].startswith("h_")
+    assert "company-7" not in text
+
+
 def test_a_field_that_holds_an_object_is_hidden_leaf_by_leaf():
     call = {"type": "identify", "userId": "user-123456", "traits": {"address": {"street": "Main 1", "lines": ["A", 2]}}}
     taken, text = stored(segment.open_batch, segment.Reader(privacy(), LIMITS), {"batch": [call]}, privacy())
