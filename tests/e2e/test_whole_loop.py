@@ -90,6 +90,18 @@ class TestWholeLoop:
         champion = json.loads(stack.ratchet("show", LOOP, "champion", "--json"))["manifest"]
         assert stack.status()["loops"][LOOP]["champion"] == champion["version"]
 
+    def test_status_tells_programs_where_everything_is(self, stack: RunningStack, app: App) -> None:
+        told = stack.told_status()
+        assert set(told["services"]) >= {"kafka", "postgres", "redis", "collector", "processor", "trainer", "inference"}
+        for service in told["services"].values():
+            assert service["ready"]
+            assert service["pid"] > 1
+            assert service["rss_bytes"] > 1_000_000
+            assert service["url"]
+        assert told["keys"] == {"collect": app.collect_key, "infer": app.infer_key,
+                                "operate": told["keys"]["operate"]}
+        assert told["loops"][LOOP]["champion"]
+
     def test_no_user_id_reaches_postgres(self, stack: RunningStack) -> None:
         for table in ("events", "predictions", "feedback", "examples"):
             assert stack.count(f"SELECT count(*) FROM {table} t WHERE t::text LIKE '%user-1%'") == 0, table
