@@ -40,6 +40,7 @@ class Follower:
         self._stop = threading.Event()
         self._refused: dict[str, tuple[int, float]] = {}
         self._last_id: str | None = None
+        self._behind = ""
         self._heartbeat_due_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"follow-{self._name}", daemon=True)
 
@@ -66,12 +67,11 @@ class Follower:
             except Transient as exc:
                 self._set_degraded(str(exc))
                 self._stop.wait(0.2)
-            except (Permanent, Invalid) as exc:
-                _log.error("follow_failed", exc=exc, loop=self._name)
-                self._set_degraded(str(exc))
+            except Exception as exc:  # noqa: BLE001 - this thread must outlive any fault, or nothing swaps again
+                if str(exc) != self._served.degraded:
+                    _log.error("follow_failed", exc=exc, loop=self._name)
+                self._set_degraded(str(exc) or repr(exc))
                 self._stop.wait(1.0)
-
-    _behind = ""
 
     def look(self) -> None:
         """Read the aliases once and do what they say.

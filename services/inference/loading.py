@@ -9,7 +9,7 @@ from schemas import manifest as manifests
 from schemas.errors import Permanent
 from schemas.loops import Loop
 from schemas.manifest import Manifest
-from services.inference.serving import COLD, Served
+from services.inference.serving import COLD, Served, Vectors
 from shared.models.encoder import Encoder
 from shared.models.text_classification import Classifier, encoder_for
 from shared.registry import Corrupt, Registry
@@ -27,6 +27,7 @@ class Loader:
         self._registry, self._device = registry, device
         self._bases: dict[str, Encoder] = {}
         self._encoders: dict[str, Encoder] = {}
+        self._embedded: dict[tuple[str, int, tuple[str, ...]], Vectors] = {}
         self._lock = threading.RLock()
 
     def cold(self, loop: Loop) -> Served:
@@ -68,8 +69,7 @@ class Loader:
             with self._lock:
                 encoder = known or encoder_for(manifest, tensors, self._encoders, device=self._device)
             classifier = Classifier.load(manifest, tensors, encoder)
-            classifier.probabilities(classifier.embed(["warm up"]))
-            classifier.check_golden(manifest.golden)
+            classifier.check_golden(manifest.golden, embeddings=self._golden(manifest, encoder))
         except (ValueError, TypeError, KeyError, RuntimeError) as exc:
             # A manifest from elsewhere may be wrong in ways nobody thought of; it must not end the follower.
             raise Permanent(f"{loop.name} {version} cannot be put together: {exc}") from exc
@@ -78,12 +78,33 @@ class Loader:
                       classifier=classifier, manifest=manifest, tensors=head,
                       digest=digest(manifests.encode(manifest)))
 
-    def prune(self, in_use: Iterable[Served]) -> None:
-        """Forget encoders that no version in use needs; the loops' bases stay."""
+    def _golden(self, manifest: Manifest, encoder: Encoder) -> Vectors:
+        """The golden texts' embeddings, computed once per encoder; that is its warm-up as well.
+
+        The trainer's golden texts cost as much as ten requests, and a version of the same generation comes every
+        second.
+        """
+        texts = tuple(manifest.golden.texts) or ("warm up",)
+        key = (encoder.digest, manifest.max_tokens, texts)
         with self._lock:
-            kept = {served.encoder.digest for served in in_use} | {base.digest for base in self._bases.values()}
+            found = self._embedded.get(key)
+        if found is None:
+            found = encoder.encode(texts, max_tokens=manifest.max_tokens)
+            with self._lock:
+                if len(self._embedded) > 32:
+                    self._embedded.clear()
+                self._embedded[key] = found
+        return found
+
+    def prune(self, in_use: Iterable[Served]) -> None:
+        """Forget encoders that no version in use needs; bases stay, since the next generation grows from one."""
+        with self._lock:
+            kept = {served.encoder.digest for served in in_use}
+            kept |= {encoder.digest for encoder in self._encoders.values() if encoder.is_base}
             for name in [name for name in self._encoders if name not in kept]:
                 del self._encoders[name]
+            for key in [key for key in self._embedded if key[0] not in kept]:
+                del self._embedded[key]
 
     def _tensors(self, manifest: Manifest, beside: Iterable[Served], *, with_encoder: bool) -> dict[str, np.ndarray]:
         """The version's tensors: read and checked, except those that a loaded version has already."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from schemas.errors import Transient
 from schemas.manifest import Manifest
 from shared.registry import envelope
 from shared.registry.blobs import check
@@ -54,8 +55,10 @@ class Artifacts:
     def lock(self, loop: str, what: str) -> Iterator[None]:
         """Hold one of the loop's locks against every other process on this file system; waits for it."""
         folder = self._directory / loop
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f".{what}.lock", "ab") as file:
+        with _disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(folder / f".{what}.lock", "ab")  # noqa: SIM115 - closed below, after the caller's block
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -155,7 +158,7 @@ class Artifacts:
         """Append to the journal; returns when it is on disk. The caller holds the ``journal`` lock."""
         path = self._directory / loop / "journal.jsonl"
         created = not path.exists()
-        with open(path, "ab+") as file:
+        with _disk_errors(path), open(path, "ab+") as file:
             size = file.seek(0, os.SEEK_END)
             if size and _byte_at(file.fileno(), size - 1) != b"\n":
                 file.write(b"\n")  # a torn last line stays, as a damaged one, and costs the next line nothing
@@ -179,19 +182,29 @@ class Artifacts:
         _write(self._directory / loop / "counter", str(value).encode())
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
+        yield
+    except OSError as exc:
+        raise Transient(f"the artifact directory cannot be written at {path}: {exc.strerror}",
+                        retry_after_s=5.0) from exc
+
+
+def _write(path: Path, data: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

@@ -31,7 +31,7 @@ class Registry:
     restored before it is changed.
 
     Raises (from every method, besides its own):
-        Transient: Redis is away or busy.
+        Transient: Redis is away or busy, or the artifact directory cannot be written.
     """
 
     def __init__(self, store: RedisStore, artifacts: Artifacts, *, now_ms: Callable[[], int] | None = None) -> None:

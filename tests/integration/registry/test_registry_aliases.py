@@ -1,6 +1,7 @@
 """Who serves: changed by compare-and-set only, and written down each time."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from schemas.errors import Transient
 from shared.registry import Aliases, Conflict, NotFound, Registry
 
-from .conftest import LOOP, World
+from .conftest import LOOP, World, manifest_of, tensors_of
 
 
 def test_a_new_loop_has_no_aliases(world: World) -> None:
@@ -161,3 +162,15 @@ def test_redis_away_is_transient(world: World, free_port: int) -> None:
         away.aliases(LOOP)
     with pytest.raises(Transient):
         away.next_version(LOOP)
+
+
+def test_an_artifact_directory_that_cannot_be_written_is_transient_and_nothing_is_published(
+        world: World, tmp_path: Path) -> None:
+    blocked = tmp_path / "a file, not a directory"
+    blocked.write_text("")
+    registry = Registry.connect(world.redis_url, blocked)
+    with pytest.raises(Transient, match="artifact directory"):
+        registry.next_version(LOOP)
+    with pytest.raises(Transient, match="artifact directory"):
+        registry.publish(manifest_of("v1", tensors_of(1)), tensors_of(1))
+    assert world.registry.versions(LOOP) == []
