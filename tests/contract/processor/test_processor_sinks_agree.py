@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.loops import parse
 from schemas.predictions import Prediction
+from services.processor import statements as sql
 from services.processor.preparing import Preparer
 from services.processor.sink import Sink
 from tests.support.memory_sink import MemorySink
@@ -147,3 +148,18 @@ def test_two_workers_mature_each_prediction_once(postgres_url):
     assert tables.value("SELECT count(*) FROM examples") == n
     assert tables.value("SELECT count(*) FROM joins WHERE state = 'matured'") == n
     tables.check_numbering()
+
+
+@pytest.mark.parametrize(("statement", "arguments"), [
+    (sql.READ_FEEDBACK, ["{pr_1}", "{alpha}"]),
+    (sql.MARK_LATE, [["pr_1"], [1], ["alpha"], ["correction"], [1.0]])])
+def test_waiting_feedback_is_found_by_its_prediction_even_without_statistics(postgres_url, statement, arguments):
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE feedback SET (autovacuum_enabled = false)")
+        connection.execute("""INSERT INTO feedback SELECT 'alpha', 'correction', 'app', 'e' || n, 'pr_' || n, 'a', 's',
+                              now(), now() FROM generate_series(1, 20000) n""")
+        connection.execute(sql.SESSION.encode())
+        plan = "\n".join(row[0] for row in connection.execute("EXPLAIN " + statement, arguments).fetchall())
+    assert "feedback_by_prediction" in plan
+    assert "feedback_pkey" not in plan
+    assert "Seq Scan on feedback" not in plan
