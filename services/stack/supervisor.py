@@ -121,11 +121,13 @@ class Supervisor:
         redis = next(server for server in todo.servers if isinstance(server, Redis))
         if redis.n_keys() or not any(todo.artifacts_dir.glob("*/*")):
             return
-        self._say("Redis is empty but the artifact directory is not: restoring the registry")
         environ = dict(todo.services[0].environ)
         done = subprocess.run([*self._program, "registry", "restore"], env=environ,
                               capture_output=True, text=True, check=False, cwd=todo.logs_dir)
-        self._say((done.stdout if done.returncode == 0 else f"the restore failed: {done.stderr}").strip())
+        if done.returncode != 0:
+            self._say(f"Redis is empty, and the registry could not be restored: {done.stderr.strip()}")
+        elif done.stdout.strip():
+            self._say(f"Redis was empty; restored the registry: {done.stdout.strip()}")
 
     # Watching
 
