@@ -98,7 +98,8 @@ def report(connection: psycopg.Connection, n_pairs: int, pid: int) -> None:
     seconds = time.perf_counter() - started
     ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     cpu_s = (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
-    print(f"{n_pairs} pairs in {seconds:.1f} s: {2 * n_pairs / seconds:,.0f} items/s, {n_pairs / seconds:,.0f} joins/s; "
+    print(f"{n_pairs} pairs in {seconds:.1f} s: {2 * n_pairs / seconds:,.0f} items/s, "
+          f"{n_pairs / seconds:,.0f} joins/s; "
           f"processor {cpu_s / n_pairs * 1e6:.0f} µs of CPU per pair; load {os.getloadavg()[0]:.1f}")
 
 
