@@ -54,7 +54,7 @@ async def conduct(plan: Plan, stack: Stack, screen: Screen, memory: Callable[[],
         Transient: The stack did not answer for longer than every retry lasts.
     """
     start_s, since_ms = time.monotonic(), int(time.time() * 1000)
-    tally = Tally(len(plan.messages), lambda: time.monotonic() - start_s)
+    tally = Tally(len(plan.messages), lambda: time.monotonic() - start_s, held_out_share=Training().holdout)
     async with AsyncExitStack() as closing:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         http = await closing.enter_async_context(aiohttp.ClientSession(connector=connector))
@@ -124,7 +124,7 @@ class _Run:
         version, n_examples = told.get("version") or NO_VERSION, int(told.get("n_examples") or 0)
         self._tally.published = max(self._tally.published, int(version.lstrip("v") or 0))
         self._tally.generations[version] = int(told.get("generation") or 0)
-        self._tally.learned(version, n_examples, Training().holdout)
+        self._tally.learned(version, n_examples)
         return n_examples, max((int(_last(span)) for span in told.get("examples") or ()), default=0)
 
     async def _drain(self) -> bool:

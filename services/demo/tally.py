@@ -53,11 +53,13 @@ class Tally:
     Args:
         total: Messages that will be played.
         now: The clock, in seconds; all times are on it, and 0 is the run's start.
+        held_out_share: About which share of the feedback is never learned from.
     """
 
-    def __init__(self, total: int, now: Callable[[], float]) -> None:
+    def __init__(self, total: int, now: Callable[[], float], *, held_out_share: float = 0.03) -> None:
         self.total, self.window = total, window_of(total)
         self.now = now
+        self._held_out_share = held_out_share
         self.phase = "starting"
         self.answers: list[Answer] = []
         self.accepted_s: dict[str, float] = {}
@@ -74,6 +76,7 @@ class Tally:
         self.first_place: dict[str, int] = {}
         self.generations: dict[str, int] = {}
         self.loop_estimates_s: list[float] = []
+        self._n_learned: dict[str, int] = {}
         self._near_freezing: list[bool] = []
         self._recent: deque[bool] = deque(maxlen=self.window)
         self._n_correct = 0
@@ -97,6 +100,7 @@ class Tally:
         if is_new:
             self.first_seen_s[answer.version] = answer.answered_s
             self.first_place[answer.version] = answer.index
+            self._estimate(answer.version)
         return is_new
 
     def not_answered(self) -> None:
@@ -114,15 +118,21 @@ class Tally:
         """Note a request that was not answered with success, even if trying again helps."""
         self.failures[what] += 1
 
-    def learned(self, version: str, n_examples: int, holdout: float) -> None:
-        """Estimate the loop time from the number of examples a newly seen version learned.
+    def learned(self, version: str, n_examples: int) -> None:
+        """Note how many examples a version learned; from that, the loop time is estimated once it has answered."""
+        if version not in self._n_learned:
+            self._n_learned[version] = n_examples
+            self._estimate(version)
 
-        The newest of n learned examples is about the n/(1-holdout)-th accepted; the report measures exactly.
+    def _estimate(self, version: str) -> None:
+        """Take the loop time of the newest example that a version learned; the report measures exactly.
+
+        Of n learned examples the newest is about the n/(1 - held-out share)-th feedback that was accepted.
         """
-        place = min(int(n_examples / (1 - holdout)), len(self._accept_times)) - 1
-        seen = self.first_seen_s.get(version)
-        if place >= 0 and seen is not None:
-            self.loop_estimates_s.append(max(0.0, seen - self._accept_times[place]))
+        if version in self._n_learned and version in self.first_seen_s:
+            place = min(int(self._n_learned[version] / (1 - self._held_out_share)), len(self._accept_times)) - 1
+            if place >= 0:
+                self.loop_estimates_s.append(max(0.0, self.first_seen_s[version] - self._accept_times[place]))
 
     def static_accuracy(self) -> float | None:
         """Of the never-updated version: measured once it was asked, before that the accuracy around the freezing."""

@@ -156,13 +156,16 @@ def test_the_screen_shows_the_run():
     assert now.failed == 0
 
 
-def test_the_estimate_of_the_loop_time_allows_for_the_held_out_share():
+@pytest.mark.parametrize("told_first", [True, False])
+def test_the_estimate_of_the_loop_time_allows_for_the_held_out_share(told_first: bool):
     clock = Clock()
-    tally = Tally(100, clock)
+    tally = Tally(100, clock, held_out_share=0.5)
     for index in range(100):
         clock.now_s = float(index)
         tally.accepted(f"pr_{index}", f"ev_{index}")
     clock.now_s = 102.0
+    if told_first:
+        tally.learned("v1", 50)
     tally.answered(Answer(0, 102.0, "pr_0", "v1", "a", "a"), 0.01, 0.0)
-    tally.learned("v1", 50, 0.5)
-    assert tally.snapshot().loop_p50_s == 3.0
+    tally.learned("v1", 50)
+    assert tally.loop_estimates_s == [3.0]
