@@ -15,7 +15,7 @@ from schemas.errors import Permanent, RatchetError, Transient
 from services.stack import plan, state
 from services.stack.kafka import Kafka
 from services.stack.postgres import Postgres
-from services.stack.process import Say, Server
+from services.stack.process import Say, Server, wait_gone
 from services.stack.redis import Redis
 from services.stack.state import Running, State
 
@@ -85,8 +85,7 @@ def down(data_dir: Path, say: Say) -> bool:
         if supervisor is not None:
             say(f"stopping the stack on {data_dir} (pid {supervisor.pid})")
             supervisor.send_signal(signal.SIGTERM)
-            gone, _ = psutil.wait_procs([supervisor], timeout=DOWN_TIMEOUT_S)
-            if not gone:
+            if not wait_gone([supervisor], timeout_s=DOWN_TIMEOUT_S):
                 raise Transient(f"the supervisor (pid {supervisor.pid}) has not stopped after {DOWN_TIMEOUT_S:.0f} s; "
                                 f"see {data_dir}/logs")
     ended = state.end_orphans(data_dir, {"postgres": signal.SIGINT}) if data_dir.is_dir() else []

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -97,12 +97,32 @@ def end(process: psutil.Process, *, stop_signal: int = signal.SIGTERM, timeout_s
     with contextlib.suppress(psutil.NoSuchProcess):
         family = [process, *process.children(recursive=True)]
         process.send_signal(stop_signal)
-        if not psutil.wait_procs([process], timeout=timeout_s)[1]:
+        if wait_gone([process], timeout_s=timeout_s):
             _kill(family[1:])
             return True
         _kill([*family, *_children(process)])
         return False
     return True
+
+
+def wait_gone(processes: Sequence[psutil.Process], *, timeout_s: float) -> bool:
+    """Block until all of them have ended; False when one has not in time.
+
+    A zombie has ended: an orphan stays one for ever where process 1 does not reap, as in many containers.
+    """
+    deadline = time.monotonic() + timeout_s
+    while any(_lives(process) for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -115,7 +135,7 @@ def _kill(family: list[psutil.Process]) -> None:
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-    psutil.wait_procs(family, timeout=10)
+    wait_gone(family, timeout_s=10)
 
 
 class Child:

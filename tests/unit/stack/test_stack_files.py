@@ -2,13 +2,16 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from schemas.errors import Permanent, Transient
 from services.stack import jars, logfiles, operating, plan, state, vault
-from services.stack.process import Identity, identity_of
+from services.stack.process import Identity, identity_of, wait_gone
 from services.stack.settings import Settings
 from services.stack.units import FIRST_PAUSE_S, MAX_PAUSE_S, Unit
 from shared.settings import read
@@ -50,6 +53,15 @@ def test_a_pid_that_was_given_to_another_process_is_not_taken_for_ours() -> None
     me = identity_of(os.getpid())
     assert me.find() is not None
     assert Identity(me.pid, me.created_s - 60).find() is None
+
+
+def test_a_process_that_ended_and_was_never_reaped_counts_as_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    try:
+        assert wait_gone([psutil.Process(child.pid)], timeout_s=10)
+        assert identity_of(child.pid).find() is None
+    finally:
+        child.wait()
 
 
 def test_a_second_supervisor_is_told_who_holds_the_folder(tmp_path: Path) -> None:
