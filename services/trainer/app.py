@@ -12,6 +12,7 @@ from schemas.manifest import GateDecision, Method
 from services.trainer import generations, metrics
 from services.trainer.champion import Champions
 from services.trainer.core import Learner, Scorer, Unseen, temperature
+from services.trainer.examples import Embedded, in_force, is_held_out
 from services.trainer.finetune import FineTune
 from services.trainer.gate import Pairs, Rule, decide
 from services.trainer.keeping import Keeper
@@ -116,6 +117,27 @@ class LoopTrainer:
         self._look_after_fine_tune(learner)
         self._keeper.tend(self._present(), self._fingerprint(), self._progress(),
                           every_s=self._options.snapshot_every_s)
+
+    def forget(self, subject: str) -> int:
+        """Take a subject's examples out of the sums; the next version is one that never learned them.
+
+        Call it in the loop's thread, and delete the subject's rows before the next start: a snapshot without them is
+        written here, but a start without one reads the table.
+
+        Returns:
+            How many examples were taken out or are measured on no more.
+        """
+        learner = self._learner if self._learner is not None else self._start()
+        rows = list(in_force(self._store.of_subject(subject, upto=learner.cursor)).values())
+        vectors = self._reader.embed(rows)
+        mine = [Embedded(row.seq, row.prediction_id, row.label, vectors[row.seq]) for row in rows
+                if row.seq in vectors]
+        held = is_held_out(subject, "", self._shape.holdout, self._shape.seed)
+        learner.forget([] if held else mine, mine if held else [])
+        self._keeper.forgotten()
+        self._keeper.finish(learner, self._fingerprint(), self._progress())
+        self._pending = self._pending or bool(mine)
+        return len(mine)
 
     # Starting
 

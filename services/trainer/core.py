@@ -123,7 +123,11 @@ class Learner:
         return len(come)
 
     def forget(self, learned: Sequence[Embedded], held_out: Sequence[Embedded] = ()) -> None:
-        """Take a subject's examples out, exactly as if they had never been: give the revisions that are in force."""
+        """Take a subject's examples out, exactly as if they had never been.
+
+        Args:
+            learned: The revisions in force of those that are in the sums; of ``held_out`` those that are not.
+        """
         if learned:
             self.head.subtract(*_stacked(learned))
         for example in held_out:

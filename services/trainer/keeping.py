@@ -49,6 +49,10 @@ class Keeper:
         else:
             self.note(progress)
 
+    def forgotten(self) -> None:
+        """The sums changed though the cursor did not: what is on disk is out of date."""
+        self._cursor = -1
+
     def note(self, progress: Progress) -> None:
         """Keep what changed beside the sums."""
         self._written = msgspec.structs.replace(progress, snapshot=self._written.snapshot,

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from schemas.errors import Transient
 from schemas.loops import Gate
 from schemas.manifest import Manifest
 from shared.models.analytic import RidgeHead, projection
+from shared.models.encoder import Encoder
 from shared.models.text_classification import HEAD, Classifier, encoder_for
 from tests.integration.trainer.conftest import LOOP, Bench
 from tests.support import tiny_bert
@@ -184,6 +186,44 @@ def test_a_changed_loop_learns_everything_anew(bench: Bench) -> None:
     bench.put(*tiny_bert.corpus(10, seed=1))
     second.step()
     same(head_of(bench, champion(bench)), reference(bench, learned(bench)))
+
+
+def test_a_forgotten_subject_is_in_no_later_version(bench: Bench) -> None:
+    from services.trainer.examples import is_held_out
+
+    t = bench.loop.training
+    subject = next(s for s in (f"u_{i}" for i in range(99)) if not is_held_out(s, "", t.holdout, t.seed))
+    trainer = bench.trainer()
+    texts, labels = tiny_bert.corpus(60)
+    bench.put(texts, labels)
+    kept = learned(bench)
+    bench.put(*tiny_bert.corpus(15, seed=1), subjects=[subject] * 15)
+    trainer.step()
+    assert champion(bench).n_examples == len(kept) + 15
+    assert trainer.forget(subject) == 15
+    trainer.step()
+    assert champion(bench).n_examples == len(kept)
+    same(head_of(bench, champion(bench)), reference(bench, kept))
+    trainer.close()
+    again = bench.trainer()
+    again.step()
+    assert again._present().n_learned == len(kept)
+
+
+def test_a_champion_on_another_base_is_compared_on_texts_embedded_again(bench: Bench, tmp_path: Path) -> None:
+    bench.put(*tiny_bert.corpus(150))
+    first = bench.trainer()
+    first.step()
+    first.close()
+    bench.base = Encoder.load(str(tiny_bert.make(tmp_path / "other", seed=3)), device="cpu")
+    bench.loop = replace(bench.loop, base=bench.base.base.id)
+    second = bench.trainer()
+    second.step()
+    manifest = champion(bench)
+    assert manifest.encoder == bench.base.digest
+    assert manifest.gate.difference is not None
+    assert manifest.gate.difference.n > 5
+    same(head_of(bench, manifest), reference(bench, learned(bench)))
 
 
 def test_an_announcement_wakes_the_trainer_at_once(bench: Bench, until: Until) -> None:
