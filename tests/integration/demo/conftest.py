@@ -11,7 +11,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while Playwright's own event loop runs in this thread, no asynchronous test can.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium as Debian packages it; skips where it is not installed."""
     path = shutil.which("chromium")
