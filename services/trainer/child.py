@@ -74,7 +74,8 @@ def work(path: Path, chosen: Settings) -> None:
 
 def _end_with_the_trainer() -> None:
     """Block until the trainer's end of the pipe closes, whatever ended it, then end this process at once."""
-    while sys.stdin.buffer.read(1):
+    # The bare descriptor: a thread inside sys.stdin's buffer at the interpreter's end is a fatal error.
+    while os.read(0, 1):
         pass
     os._exit(_ORPHANED)
 

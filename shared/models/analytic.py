@@ -221,11 +221,14 @@ def _packed(matrix: torch.Tensor) -> np.ndarray:
 
 
 def _unpacked(packed: np.ndarray, width: int) -> torch.Tensor:
-    rows = np.empty((width, width), packed.dtype)
+    rows = np.zeros((width, width), packed.dtype)
     start = 0
     for i in range(width):
-        rows[i, :i + 1] = rows[:i + 1, i] = packed[start:start + i + 1]
+        rows[i, :i + 1] = packed[start:start + i + 1]
         start += i + 1
+    diagonal = rows.diagonal().copy()
+    rows = rows + rows.T
+    np.fill_diagonal(rows, diagonal)
     return torch.from_numpy(rows)
 
 
