@@ -70,10 +70,11 @@ class Broker:
         """
         found = {}
         async with self._asking("for the group's offsets"), self._consumer(self._group) as consumer:
-            for partition in partitions:
-                offset = await consumer.committed(TopicPartition(*partition))
-                if offset is not None:
-                    found[partition] = offset
+            with _quietly():
+                for partition in partitions:
+                    offset = await consumer.committed(TopicPartition(*partition))
+                    if offset is not None:
+                        found[partition] = offset
         return found
 
     async def commit(self, next_offsets: Mapping[Partition, int]) -> bool:
@@ -86,7 +87,7 @@ class Broker:
         async with self._asking("to set the group's offsets"), self._consumer(self._group) as consumer:
             consumer.assign(list(offsets))
             try:
-                with _expecting_refusal():
+                with _quietly():
                     await consumer.commit(offsets)
             except KafkaError as exc:
                 # A member's commit carries its generation; one from outside is refused as long as there are members.
@@ -124,8 +125,8 @@ class Broker:
 
 
 @contextmanager
-def _expecting_refusal() -> Iterator[None]:
-    """Keep aiokafka from logging an error per partition for a refusal that is an answer here."""
+def _quietly() -> Iterator[None]:
+    """Keep aiokafka from logging errors for what is an answer here: no coordinator yet, or a refused commit."""
     logger = logging.getLogger("aiokafka.consumer.group_coordinator")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -34,9 +34,13 @@ class Monitor:
             faults["kafka"] = f"has not answered for {_STALE_S:g} s"
         return faults
 
-    def postgres(self, fault: Exception | None) -> None:
-        """Note that Postgres did its work, or why not."""
-        self._note("postgres", fault)
+    def note(self, part: str, fault: Exception | None) -> None:
+        """Note that a part is as it should be, or why not."""
+        # One assignment each, so that other threads see the old faults or the new ones.
+        if fault is None:
+            self._faults = {name: why for name, why in self._faults.items() if name != part}
+        else:
+            self._faults = self._faults | {part: str(fault)}
 
     async def look(self) -> None:
         """Ask Kafka once, and work out the lag."""
@@ -44,12 +48,12 @@ class Monitor:
         try:
             extents = await self._broker.extents()
         except Transient as exc:
-            self._note("kafka", exc)
+            self.note("kafka", exc)
             return
-        self._note("kafka", None)
+        self.note("kafka", None)
         self._asked_s = time.monotonic()
         mine, fences = self._assignment(), self._fences()
-        self._note("partitions", None if mine else Transient("none assigned"))
+        self.note("partitions", None if mine else Transient("none assigned"))
         lags = {partition: max(0, extents[partition].end - fences.get(partition, extents[partition].first))
                 for partition in mine if partition in extents}
         for partition in self.lags.keys() - lags.keys():
@@ -57,10 +61,3 @@ class Monitor:
         for partition, lag in lags.items():
             self._metrics.lag_records.labels(*map(str, partition)).set(lag)
         self.lags, self.measured_ms = lags, asked_ms
-
-    def _note(self, part: str, fault: Exception | None) -> None:
-        # One assignment each, so that other threads see the old faults or the new ones.
-        if fault is None:
-            self._faults = {name: why for name, why in self._faults.items() if name != part}
-        else:
-            self._faults = self._faults | {part: str(fault)}

@@ -13,6 +13,7 @@ from services.processor import preflight
 from services.processor.broker import Broker
 from services.processor.metrics import Metrics
 from services.processor.monitor import Monitor
+from services.processor.naming import Name
 from services.processor.pipeline import Die, Pipeline
 from services.processor.preparing import Preparer
 from services.processor.settings import Settings
@@ -41,8 +42,10 @@ class Worker:
         self._sink = Sink(settings.postgres_url, loops, preparer)
         self._maturing_sink = Sink(settings.postgres_url, loops, preparer)
         self._maturing = ThreadPoolExecutor(1, "mature")
+        self._naming = ThreadPoolExecutor(1, "name")
         # Installations that share a Kafka share neither topics nor group.
         group = f"{settings.topic_prefix}-processor"
+        self._name = Name(settings.postgres_url, group, settings.instance)
         self._broker = Broker(settings.kafka, topics.all, group)
         storer = Storer(self._sink, preparer, patience_s=settings.patience_s, clock=time.monotonic, sleep=time.sleep,
                         on_retry=self._retrying)
@@ -82,15 +85,28 @@ class Worker:
 
     async def _preflight(self, stop: asyncio.Event) -> bool:
         """Wait for Kafka and Postgres, and make the group go on where Postgres says; False when stopped meanwhile."""
+        said = ""
         while not stop.is_set():
             try:
-                if await self._aligned():
+                taken = await self._hold_name()
+                if not taken and await self._aligned():
                     return True
-                _log.warning("preflight_waits", reason="the group is ahead of Postgres and still has members")
+                reason = str(taken or "the group is ahead of Postgres and still has members")
             except Transient as exc:
-                _log.warning("preflight_waits", reason=str(exc))
+                reason = str(exc)
+            if reason != said:
+                _log.warning("preflight_waits", reason=reason)
+                said = reason
             await _any([stop.wait()], timeout_s=_PREFLIGHT_EVERY_S)
         return False
+
+    async def _hold_name(self) -> Transient | None:
+        """Return None while this worker has its name, else what to say."""
+        held = await asyncio.get_running_loop().run_in_executor(self._naming, self._name.hold)
+        taken = None if held else Transient(f"another worker runs under the name {self._settings.instance}; give each "
+                                            "its own RATCHET_PROCESSOR_INSTANCE")
+        self._monitor.note("name", taken)
+        return taken
 
     async def _aligned(self) -> bool:
         await self._monitor.look()
@@ -104,9 +120,9 @@ class Worker:
                 _log.warning("loss_accepted", partition=loss.partition, reason=loss.message)
             await self._pipeline.in_store_thread(lambda: self._sink.set_fences(fences, plan.new))
         except Transient as exc:
-            self._monitor.postgres(exc)
+            self._monitor.note("postgres", exc)
             raise
-        self._monitor.postgres(None)
+        self._monitor.note("postgres", None)
         self._pipeline.next_offsets |= plan.next_offsets
         if await self._broker.commit(plan.next_offsets):
             _log.info("preflight_done", next_offsets={f"{t}/{p}": o for (t, p), o in plan.next_offsets.items()})
@@ -118,11 +134,14 @@ class Worker:
         while True:
             await self._monitor.look()
             try:
+                # Held by a session, so a restart of Postgres frees it for whoever asks first.
+                if taken := await self._hold_name():
+                    self._die("its name was taken", taken)
                 # Other workers move the fences of partitions that are then given to this one.
                 self._pipeline.next_offsets |= await self._pipeline.in_store_thread(self._sink.fences)
-                self._monitor.postgres(None)
+                self._monitor.note("postgres", None)
             except Transient as exc:
-                self._monitor.postgres(exc)
+                self._monitor.note("postgres", exc)
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _mature(self) -> None:
@@ -156,10 +175,11 @@ class Worker:
         await self._broker.close()
         self._sink.close()
         self._maturing_sink.close()
+        self._name.release()
 
     def _retrying(self, exc: Transient) -> None:
         self._metrics.retries.inc()
-        self._monitor.postgres(exc)
+        self._monitor.note("postgres", exc)
 
     def _assignment(self) -> set[tuple[str, int]]:
         return faust_app.assignment(self._app) if self._started else set()

@@ -101,8 +101,9 @@ def progress_of_all(tables):
     return n == 2 * N_PARTITIONS
 
 
-def test_postgres_killed_under_load_loses_and_doubles_nothing(
-        restartable_servers, processor_env, new_sender, start):
+@pytest.mark.parametrize(("victim", "times"), [("postgres", 2), ("kafka", 1)])
+def test_a_server_killed_under_load_costs_and_doubles_nothing(
+        victim, times, restartable_servers, processor_env, new_sender, start):
     servers = restartable_servers.servers
     topics = Topics("restarted")
     create_topics(servers.kafka, topics.all, partitions=N_PARTITIONS)
@@ -114,13 +115,24 @@ def test_postgres_killed_under_load_loses_and_doubles_nothing(
         "RATCHET_TOPIC_PREFIX": topics.prefix})
     pid = worker.pid
     with Load(new_sender(servers.kafka, topics), load.items, seconds=6):
-        for _ in range(2):
+        for _ in range(times):
             wait_for_progress(tables, progress(tables), random.Random(2))
-            restartable_servers.kill("postgres")
+            restartable_servers.kill(victim)
             eventually(lambda: not worker.ready(), timeout_s=10)
-            restartable_servers.start("postgres")
+            restartable_servers.start(victim)
+            eventually(worker.ready, timeout_s=20)
     check(tables, load.expected)
     # It waited instead of dying: nothing had to start it again.
     assert worker.pid == pid
     assert worker.child.poll() is None
     eventually(worker.ready, timeout_s=10)
+
+
+def test_a_second_worker_of_one_name_waits_and_says_why_until_the_first_is_gone(processor_env, start):
+    first = start("processor", processor_env)
+    second = start("processor", processor_env, wait=False)
+    eventually(lambda: "give each its own RATCHET_PROCESSOR_INSTANCE" in second.log, timeout_s=30)
+    assert b"give each its own RATCHET_PROCESSOR_INSTANCE" in second.get("/health/ready")[1]
+    assert first.ready()
+    first.kill()
+    second.wait_ready(30)
