@@ -83,11 +83,19 @@ class Scored:
 
 
 @dataclass(eq=False)
+class _Request:
+    """What the pieces of one request share: once one of them was computed, the others are owed."""
+
+    since_ns: int = field(default_factory=time.monotonic_ns)
+    started: bool = False
+
+
+@dataclass(eq=False)
 class _Piece:
+    request: _Request
     model: Model
     texts: Sequence[str]
     done: "asyncio.Future[Scored]"
-    since_ns: int = field(default_factory=time.monotonic_ns)
 
 
 class Batcher:
@@ -96,12 +104,15 @@ class Batcher:
     Args:
         max_batch: Texts in one forward pass, at most.
         max_waiting: Texts that may wait; beyond it requests are refused.
+        max_wait_s: A request that waited longer is refused instead of computed. Under more load than it can carry a
+            server without this answers ever later, until every client has given up before its answer comes.
         observe: Called with each batch's size and duration in seconds.
     """
 
-    def __init__(self, *, max_batch: int, max_waiting: int,
+    def __init__(self, *, max_batch: int, max_waiting: int, max_wait_s: float,
                  observe: Callable[[int, float], None] = lambda n, duration_s: None) -> None:
         self._max_batch, self._max_waiting, self._observe = max_batch, max_waiting, observe
+        self._max_wait_ns = int(max_wait_s * 1e9)
         self._queue: deque[_Piece] = deque()
         self._n_waiting = 0
         self._wake = asyncio.Event()
@@ -128,16 +139,22 @@ class Batcher:
         """Return the results of all texts, in order, all by this one version; in one or more parts.
 
         Raises:
-            Transient: Too much waits already; nothing was started.
+            Transient: Too much waits already, or this waited too long; nothing was started.
         """
         if self._n_waiting and self._n_waiting + len(texts) > self._max_waiting:
             raise Transient(f"{self._n_waiting} texts wait already; at most {self._max_waiting} may")
         loop = asyncio.get_running_loop()
-        pieces = [_Piece(model, part, loop.create_future()) for part in cut(texts, self._max_batch)]
+        request = _Request()
+        pieces = [_Piece(request, model, part, loop.create_future()) for part in cut(texts, self._max_batch)]
         self._queue.extend(pieces)
         self._n_waiting += len(texts)
         self._wake.set()
-        return list(await asyncio.gather(*(piece.done for piece in pieces)))
+        try:
+            return list(await asyncio.gather(*(piece.done for piece in pieces)))
+        except Transient:
+            for piece in pieces:  # so that nobody computes, or misses, what is left of a refused request
+                piece.done.cancel()
+            raise
 
     @property
     def n_waiting(self) -> int:
@@ -145,21 +162,32 @@ class Batcher:
         return self._n_waiting
 
     def _take(self) -> list[_Piece]:
-        """The next batch: the oldest piece, and those behind it that fit and share its encoder."""
-        first = self._queue.popleft()
-        taken, room, passed = [first], self._max_batch - len(first.texts), []
+        """The next batch: the oldest piece, and those behind it that fit and share its encoder; may be empty."""
+        taken: list[_Piece] = []
+        passed: list[_Piece] = []
+        room = self._max_batch
+        now_ns = time.monotonic_ns()
         while self._queue and room > 0:
             piece = self._queue.popleft()
-            if piece.done.done():  # the client went away
+            if self._is_void(piece, now_ns):
                 self._n_waiting -= len(piece.texts)
-            elif piece.model.group == first.model.group and len(piece.texts) <= room:
+            elif not taken or (piece.model.group == taken[0].model.group and len(piece.texts) <= room):
                 taken.append(piece)
                 room -= len(piece.texts)
+                piece.request.started = True
             else:
                 passed.append(piece)
         self._queue.extendleft(reversed(passed))
         self._n_waiting -= sum(len(piece.texts) for piece in taken)
         return taken
+
+    def _is_void(self, piece: _Piece, now_ns: int) -> bool:
+        """Whether nobody needs this piece: its client went away, or it waited too long and is refused here."""
+        waited_ns = now_ns - piece.request.since_ns
+        if not piece.done.done() and not piece.request.started and waited_ns > self._max_wait_ns:
+            piece.done.set_exception(Transient(f"waited {waited_ns / 1e9:.1f} s for a forward pass: more is asked "
+                                               "than this replica can answer"))
+        return piece.done.done()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -168,6 +196,8 @@ class Batcher:
             self._wake.clear()
             while self._queue:
                 batch = self._take()
+                if not batch:
+                    continue
                 started_ns = time.monotonic_ns()
                 try:
                     results = await loop.run_in_executor(self._pool, _forward, batch)
@@ -181,7 +211,8 @@ class Batcher:
                 n_texts = sum(len(piece.texts) for piece in batch)
                 for piece, (embeddings, scores) in zip(batch, results, strict=True):
                     if not piece.done.done():
-                        piece.done.set_result(Scored(embeddings, scores, started_ns - piece.since_ns, took_ns, n_texts))
+                        queued_ns = started_ns - piece.request.since_ns
+                        piece.done.set_result(Scored(embeddings, scores, queued_ns, took_ns, n_texts))
                 self._observe(n_texts, took_ns / 1e9)
 
 

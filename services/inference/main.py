@@ -65,7 +65,8 @@ def run() -> None:
     followers = [Follower(loop, registry, loader, replica=replica, in_use=lambda: [
         version for loop in served.values() if loop.lineup for version in loop.lineup.loaded.values()])
         for loop in served.values()]
-    batcher = Batcher(max_batch=chosen.max_batch, max_waiting=chosen.max_waiting, observe=_observe)
+    batcher = Batcher(max_batch=chosen.max_batch, max_waiting=chosen.max_waiting, max_wait_s=chosen.max_wait_s,
+                      observe=_observe)
     predictor = Predictor(served, batcher, log, Pseudonymiser(chosen.pseudonym_key),
                           new_id=PredictionIds(secrets.token_bytes))
     access = Access(chosen.infer_keys, chosen.operate_keys)

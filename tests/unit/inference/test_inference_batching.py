@@ -67,8 +67,8 @@ def encoders() -> Encoders:
 async def batcher() -> AsyncIterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
-    def make(max_batch: int = 8, max_waiting: int = 100) -> Batcher:
-        made.append(Batcher(max_batch=max_batch, max_waiting=max_waiting))
+    def make(max_batch: int = 8, max_waiting: int = 100, max_wait_s: float = 60.0) -> Batcher:
+        made.append(Batcher(max_batch=max_batch, max_waiting=max_waiting, max_wait_s=max_wait_s))
         made[-1].start()
         return made[-1]
 
@@ -137,6 +137,24 @@ async def test_beyond_the_bound_requests_are_refused_at_once(batcher: Callable[.
     assert running.n_waiting == 0
 
 
+async def test_who_waited_too_long_is_refused_so_that_newer_requests_are_answered_in_time(
+        batcher: Callable[..., Batcher], encoders: Encoders) -> None:
+    running, model = batcher(max_batch=2, max_wait_s=0.5), Fake(encoders, 1)
+    first = asyncio.create_task(_scores(running, model, 1))
+    await _taken(running, first)
+    old = [asyncio.create_task(_scores(running, model, 2, 3, 4)), asyncio.create_task(_scores(running, model, 5))]
+    await asyncio.sleep(0.6)
+    new = asyncio.create_task(_scores(running, model, 6))
+    await asyncio.sleep(0)
+    encoders.gate.set()
+    assert await asyncio.gather(first, new) == [[1], [6]]
+    for task in old:
+        with pytest.raises(Transient, match="waited"):
+            await task
+    assert encoders.batches == [["1"], ["6"]]
+    assert running.n_waiting == 0
+
+
 async def test_a_model_that_fails_fails_its_batch_and_not_the_next(batcher: Callable[..., Batcher],
                                                                    encoders: Encoders) -> None:
     encoders.gate.set()
@@ -147,7 +165,7 @@ async def test_a_model_that_fails_fails_its_batch_and_not_the_next(batcher: Call
 
 
 async def test_stopping_fails_what_still_waits(encoders: Encoders) -> None:
-    running = Batcher(max_batch=1, max_waiting=10)
+    running = Batcher(max_batch=1, max_waiting=10, max_wait_s=10)
     running.start()
     tasks = [asyncio.create_task(_scores(running, Fake(encoders, 1), i)) for i in range(3)]
     await asyncio.sleep(0)

@@ -82,7 +82,7 @@ async def world() -> AsyncIterator[World]:
     two, three = version("v2", 0.0), version("v3", 1.0)
     loop = ServedLoop(Loop(name="tickets"), lineup=Lineup(three, {"v3": three, "v2": two}, 5), degraded="")
     loops = {"tickets": loop, "cold": ServedLoop(Loop(name="cold"))}
-    log, batcher = FakeLog(), Batcher(max_batch=4, max_waiting=8)
+    log, batcher = FakeLog(), Batcher(max_batch=4, max_waiting=8, max_wait_s=10)
     predictor = Predictor(loops, batcher, log, Pseudonymiser("k" * 16),  # type: ignore[arg-type]
                           new_id=PredictionIds(lambda n: bytes(n)), now_ms=lambda: 1_700_000_000_000)
     built = app.build(predictor, batcher, Access(Keys(shop="infer-key"), Keys(op="operate-key")), max_batch=4)
