@@ -247,7 +247,7 @@ class LoopTrainer:
 
     def _candidate(self, generation: Generation, learner: Learner, scorer: Scorer, unseen: Unseen,
                    decision: GateDecision, method: Method, aliases: Aliases) -> Candidate:
-        measured = {"holdout_accuracy": decision.candidate,
+        measured = {"unseen_accuracy": decision.candidate,
                     "prequential_accuracy": learner.prequential(self._loop.gate.confidence)}
         return Candidate(generation, scorer, method, temperature(scorer, unseen), decision, learner.n_learned,
                          aliases.champion, {key: value for key, value in measured.items() if value and value.n})
