@@ -52,6 +52,8 @@ def build(*, bootstrap: str, topics: Topics, group: str, instance: str, session_
         broker_heartbeat_interval=min(3.0, session_timeout_s / 3),
         broker_commit_interval=1.0,
         stream_wait_empty=False,
+        # Records may be frames of a megabyte; Faust's 4,096 of them would not fit the memory.
+        stream_buffer_maxsize=32,
         # The fence makes acknowledgements a hint, so nobody has to wait for them when partitions move.
         stream_recovery_delay=0.0,
     )

@@ -119,7 +119,10 @@ class Joiner:
         ids, times = [p.id for p in predictions], [p.time_ms for p in predictions]
         connection.execute(sql.ARRIVE, [ids, [p.loop for p in predictions], times,
                                         [self._deadline_ms(p) for p in predictions]])
-        return connection.execute(sql.MARK_LATE, [ids, times, *self._kinds]).rowcount
+        late = connection.execute(sql.READ_LATE, [ids, times, *self._kinds]).fetchall()
+        if late:
+            connection.execute(sql.SET_LATE, [list(column) for column in zip(*late, strict=True)])
+        return len(late)
 
     def _is_late(self, fact: Fact, predicted: Mapping[str, tuple[str, int]]) -> bool:
         loop, predicted_ms = predicted.get(fact.prediction_id, ("", 0))

@@ -6,6 +6,7 @@ before its transaction is committed, and an error is never raised into Faust, wh
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,17 +42,19 @@ class Pipeline:
     """Takes deliveries from one event loop.
 
     Args:
-        max_records: In one transaction, and as many again wait in line.
+        max_records, max_bytes: In one transaction, and as much again waits in line. One record may be larger.
         linger_s: How long a record that comes to an idle worker waits for others.
         accept_loss: Step over records that retention removed.
         die: Ends the process.
     """
 
     def __init__(self, preparer: Preparer, storer: Storer, broker: Broker, metrics: Metrics, *, max_records: int,
-                 linger_s: float, accept_loss: bool, die: Die) -> None:
+                 max_bytes: int, linger_s: float, accept_loss: bool, die: Die) -> None:
         self._preparer, self._storer, self._broker, self._metrics = preparer, storer, broker, metrics
-        self._max_records, self._linger_s, self._accept_loss, self._die = max_records, linger_s, accept_loss, die
-        self._line: list[Delivery] = []
+        self._max_records, self._max_bytes, self._linger_s = max_records, max_bytes, linger_s
+        self._accept_loss, self._die = accept_loss, die
+        self._line: deque[Delivery] = deque()
+        self._line_bytes = 0
         self._arrived, self._room, self._draining = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._room.set()
         self._preparing = ThreadPoolExecutor(1, "prepare")
@@ -62,8 +65,10 @@ class Pipeline:
     async def take(self, delivery: Delivery) -> None:
         """Put a record in line; waits while the line is full, and for ever once draining."""
         self._line.append(delivery)
+        self._line_bytes += len(delivery.record.value)
         self._arrived.set()
-        if len(self._line) >= self._max_records or self._draining.is_set():
+        full = len(self._line) >= self._max_records or self._line_bytes >= self._max_bytes
+        if full or self._draining.is_set():
             self._room.clear()
             await self._room.wait()
 
@@ -73,11 +78,7 @@ class Pipeline:
         while await self._something():
             if storing is None or storing.done():
                 await asyncio.sleep(self._linger_s)
-            deliveries, self._line = self._line[: self._max_records], self._line[self._max_records:]
-            if not self._line:
-                self._arrived.clear()
-            if not self._draining.is_set():
-                self._room.set()
+            deliveries = self._next()
             records = [delivery.record for delivery in deliveries]
             batch = await self._in(self._preparing, partial(self._preparer.prepare, records))
             if storing:
@@ -94,6 +95,20 @@ class Pipeline:
     async def in_store_thread(self, work: Callable[[], T]) -> T:
         """Do something in the sink's thread, between two batches."""
         return await self._in(self._storing, work)
+
+    def _next(self) -> list[Delivery]:
+        """Take as much from the line as one transaction may hold."""
+        deliveries: list[Delivery] = []
+        n_bytes = 0
+        while self._line and len(deliveries) < self._max_records and n_bytes < self._max_bytes:
+            deliveries.append(self._line.popleft())
+            n_bytes += len(deliveries[-1].record.value)
+        self._line_bytes -= n_bytes
+        if not self._line:
+            self._arrived.clear()
+        if not self._draining.is_set():
+            self._room.set()
+        return deliveries
 
     async def _something(self) -> bool:
         await self._arrived.wait()

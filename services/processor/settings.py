@@ -24,6 +24,9 @@ class Settings:
     max_records: int = setting("RATCHET_PROCESSOR_MAX_RECORDS", 200,
                                "Kafka records in one transaction, at most; each may hold many events.",
                                check=positive)
+    max_bytes: int = setting("RATCHET_PROCESSOR_MAX_BYTES", 8 * 1024 * 1024,
+                             "Bytes of Kafka records in one transaction, about; bounds its time and the memory.",
+                             check=positive)
     linger_s: float = setting("RATCHET_PROCESSOR_LINGER_S", 0.02,
                               "How long an idle worker waits for more records to share a transaction, in seconds.")
     patience_s: float = setting("RATCHET_PROCESSOR_PATIENCE_S", 60.0,

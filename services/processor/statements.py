@@ -1,9 +1,12 @@
 """The sink's SQL. Every statement works on a whole batch: rows come by COPY into temporary tables, ids as one array."""
 
 # A worker that is frozen in mid-transaction would keep its partitions' fences locked, and with them their next owner.
+# Every join here goes from a batch's ids into a large table by its index. Left to choose, Postgres reads the whole
+# table instead while its statistics are young, and every batch takes longer than the one before.
 SESSION = """
 SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '20s'; SET statement_timeout = '30s';
-SET random_page_cost = 1.1; SET enable_bitmapscan = off; SET client_min_messages = warning;
+SET client_min_messages = warning;
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 """
 STAGE = """
 CREATE TEMP TABLE staged_events (LIKE events) ON COMMIT DELETE ROWS;
@@ -82,14 +85,21 @@ UPDATE joins j SET loop = c.loop, state = 'open',
 FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[]) AS c(prediction_id, loop, predicted_ms, deadline_ms)
 WHERE j.prediction_id = c.prediction_id
 """
-# ... and only now it is known whether the feedback was late.
-MARK_LATE = """
-UPDATE feedback f SET late = true
-FROM unnest(%s::text[], %s::bigint[]) AS p(id, predicted_ms),
-     unnest(%s::text[], %s::text[], %s::double precision[]) AS k(loop, kind, window_s)
-WHERE f.prediction_id = p.id AND f.loop || '' = k.loop AND f.kind || '' = k.kind AND NOT f.late
+# ... and only now it is known whether the feedback was late. OFFSET 0 keeps the order: prediction first, by index.
+READ_LATE = """
+SELECT f.loop, f.kind, f.project, f.event_id
+FROM unnest(%s::text[], %s::bigint[]) AS p(id, predicted_ms)
+CROSS JOIN LATERAL (SELECT * FROM feedback WHERE feedback.prediction_id = p.id OFFSET 0) f
+JOIN unnest(%s::text[], %s::text[], %s::double precision[]) AS k(loop, kind, window_s)
+  ON f.loop = k.loop AND f.kind = k.kind
+WHERE NOT f.late
   AND greatest(f.event_time, f.received_at)
       > timestamptz 'epoch' + p.predicted_ms * interval '1 ms' + k.window_s * interval '1 second'
+"""
+SET_LATE = """
+UPDATE feedback f SET late = true
+FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS c(loop, kind, project, event_id)
+WHERE (f.loop, f.kind, f.project, f.event_id) = (c.loop, c.kind, c.project, c.event_id)
 """
 SET_LABELLED = "UPDATE joins SET state = 'labelled' WHERE prediction_id = ANY(%s::text[])"
 
@@ -104,7 +114,7 @@ INSERT INTO examples (loop, seq, prediction_id, revision, subject, label, source
                       predicted, input, embedding, encoder, late)
 SELECT p.loop, d.seq, p.id, d.revision, p.subject, d.label, d.source, p.event_time, d.labelled_at, p.version,
        p.label, p.input, p.embedding, p.encoder, d.late
-FROM staged_decisions d JOIN predictions p ON p.id = d.prediction_id
+FROM staged_decisions d CROSS JOIN LATERAL (SELECT * FROM predictions WHERE id = d.prediction_id OFFSET 0) p
 """
 AMEND_EXAMPLES = """
 UPDATE examples e SET labelled_at = timestamptz 'epoch' + d.labelled_ms * interval '1 ms', late = d.late

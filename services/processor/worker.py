@@ -50,7 +50,8 @@ class Worker:
         storer = Storer(self._sink, preparer, patience_s=settings.patience_s, clock=time.monotonic, sleep=time.sleep,
                         on_retry=self._retrying)
         self._pipeline = Pipeline(preparer, storer, self._broker, metrics, max_records=settings.max_records,
-                                  linger_s=settings.linger_s, accept_loss=settings.accept_loss, die=die)
+                                  max_bytes=settings.max_bytes, linger_s=settings.linger_s,
+                                  accept_loss=settings.accept_loss, die=die)
         self._app = faust_app.build(
             bootstrap=settings.kafka, topics=topics, group=group, instance=settings.instance,
             session_timeout_s=settings.session_timeout_s, take=self._pipeline.take)

@@ -2,6 +2,7 @@
 
 import threading
 
+import msgspec
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -152,7 +153,7 @@ def test_two_workers_mature_each_prediction_once(postgres_url):
 
 @pytest.mark.parametrize(("statement", "arguments"), [
     (sql.READ_FEEDBACK, ["{pr_1}", "{alpha}"]),
-    (sql.MARK_LATE, [["pr_1"], [1], ["alpha"], ["correction"], [1.0]])])
+    (sql.READ_LATE, [["pr_1"], [1], ["alpha"], ["correction"], [1.0]])])
 def test_waiting_feedback_is_found_by_its_prediction_even_without_statistics(postgres_url, statement, arguments):
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("ALTER TABLE feedback SET (autovacuum_enabled = false)")
@@ -163,3 +164,16 @@ def test_waiting_feedback_is_found_by_its_prediction_even_without_statistics(pos
     assert "feedback_by_prediction" in plan
     assert "feedback_pkey" not in plan
     assert "Seq Scan on feedback" not in plan
+
+
+def test_feedback_that_waited_is_marked_late_when_its_prediction_comes(real):
+    sink = real()
+    preparer = Preparer(TOPICS, WITH_DEFAULT)
+    prediction, in_time = halves(1)
+    hours_later = BASE_MS + 8 * 24 * 3_600_000
+    late = msgspec.structs.replace(in_time, id="e_late", time_ms=hours_later, received_ms=hours_later)
+    for batch in cut(records([in_time, late, prediction]), [1, 1, 1]):
+        sink.store(batch, preparer.prepare(batch))
+    assert sorted(sink.tables.rows("SELECT event_id, late FROM feedback WHERE loop = 'alpha'")) == [
+        ("e_0001", False), ("e_late", True)]
+    assert sink.tables.rows("SELECT label, late, revision FROM examples") == [("a", True, 1)]
