@@ -34,7 +34,7 @@ class Settings:
     max_waiting: int = setting("RATCHET_INFERENCE_MAX_WAITING", 512,
                                "Texts that may wait for a forward pass; more are answered with 503.", check=positive)
     max_wait_s: float = setting(
-        "RATCHET_INFERENCE_MAX_WAIT_S", 2.0, "Seconds a request may wait for its forward pass; then it gets 503.",
+        "RATCHET_INFERENCE_MAX_WAIT_S", 5.0, "Seconds a request may wait for its forward pass; then it gets 503.",
         check=positive)
     log_max_bytes: int = setting(
         "RATCHET_INFERENCE_LOG_MAX_BYTES", 64 << 20,
