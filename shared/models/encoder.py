@@ -20,7 +20,9 @@ from shared.models.lora import merged
 
 # Names the recipe in every digest: change it whenever equal weights would give other vectors.
 _RECIPE = "mean-l2-1"
-_BATCH = 32
+# Rows in one forward pass. On a CPU the activations of a few rows stay in the cache, and rows of like length need little
+# padding: 256 short messages on one core took 5.9 ms each in sixes, 15 ms in thirty-twos, 11 ms one by one.
+_CPU_BATCH, _GPU_BATCH = 6, 256
 
 
 def choose_device(wanted: str = "auto") -> str:
@@ -116,8 +118,9 @@ class Encoder:
         out = np.empty((len(texts), self.dim), np.float32)
         rows = self.tokenize(texts, max_tokens=max_tokens)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for start in range(0, len(order), _BATCH):
-            part = order[start:start + _BATCH]
+        size = _CPU_BATCH if self.device == "cpu" else _GPU_BATCH
+        for start in range(0, len(order), size):
+            part = order[start:start + size]
             with torch.inference_mode():
                 out[part] = pooled(self._model, *self.pad([rows[i] for i in part])).cpu().numpy()
         return out
