@@ -331,7 +331,7 @@ def _check(loop: Loop) -> None:
     _require(0.5 <= g.confidence < 1, "gate.confidence", "is between 0.5 and 1")
     _require(0 <= g.max_forgetting <= 1, "gate.max_forgetting", "is between 0 and 1")
     _require(0 <= g.margin <= 1, "gate.margin", "is between 0 and 1")
-    _require(g.window >= 10, "gate.window", "is at least 10")
+    _require(10 <= g.window <= 100_000, "gate.window", "is between 10 and 100000")
     shares = loop.rollout.canary
     _require(bool(shares) and all(0 < s <= 1 for s in shares) and list(shares) == sorted(shares) and shares[-1] == 1,
              "rollout.canary", "is a growing list of shares above 0 that ends with 1.0")

@@ -53,7 +53,12 @@ def paired_difference(both: int, only_first: int, only_second: int, neither: int
 def worse_by_chance(losses: int, gains: int) -> float:
     """Probability of at least so many losses among the disagreements if neither were worse (McNemar's exact test)."""
     n = losses + gains
-    return sum(comb(n, k) for k in range(losses, n + 1)) / 2.0**n
+    # Whole numbers to the end: as floats, 2**1024 is too large, and each comb() anew would cost seconds.
+    ways, total = comb(n, losses), 0
+    for k in range(losses, n + 1):
+        total += ways
+        ways = ways * (n - k) // (k + 1)
+    return total / 2**n
 
 
 def shown_worse(pairs: Mapping[str, tuple[int, int]], confidence: float) -> set[str]:

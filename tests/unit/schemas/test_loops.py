@@ -36,6 +36,7 @@ def test_the_example_loop_reads_as_declared():
         ("every_examples = 64", "every_examples = 0", 17, "training.every_examples", "at least 1"),
         ("replay = 3.0", 'replay = "three"', 20, "training.replay", "number"),
         ("confidence = 0.95", "confidence = 95", 24, "gate.confidence", "between"),
+        ("confidence = 0.95", "window = 100001", 24, "gate.window", "between 10 and 100000"),
         ("canary = [0.05, 0.25, 1.0]", "canary = [0.5, 0.25]", 28, "rollout.canary", "ends with 1.0"),
         ("[gate]", "[gate", 22, "", "not TOML"),
     ],

@@ -126,6 +126,12 @@ def test_the_exact_test_is_the_binomial_tail(losses: int, gains: int) -> None:
         sum(comb(n, k) * 0.5**n for k in range(losses, n + 1)))
 
 
+@pytest.mark.parametrize("n", [1023, 1024, 5000, 100_000])
+def test_the_exact_test_holds_for_the_largest_window(n: int) -> None:
+    assert worse_by_chance(n // 2, n - n // 2) == pytest.approx(0.5, abs=0.02)
+    assert worse_by_chance(n, 0) < 1e-300
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 80), st.integers(0, 2**31))
 def test_chance_alone_rarely_forgets_any_of_many_labels(n_labels: int, seed: int) -> None:
