@@ -22,6 +22,9 @@ from shared.models.ranks import Ranks
 
 # logits = 20 * cosine: with 77 labels a text at its label's mean then starts at a loss near 1.
 _SCALE = 20.0
+# Rows whose gradient is computed at once on a CPU: they stay in the cache and need little padding. The sum over a
+# batch is the same, and a LoRA step of 32 messages takes 0.6 s of one core instead of 1.2 s.
+_CPU_ROWS = 8
 # The classifier may move faster than the encoder: it is not kept.
 _HEAD_RATE = 10.0
 # Every weight at once needs smaller steps than an adapter: a tenth of the loop's learning rate.
@@ -140,17 +143,22 @@ def _backward(network: _Network, base: Encoder, rows: Sequence[list[int]], targe
         for parameter in network.trained.values():
             parameter.grad = torch.zeros_like(parameter)
         return 0.0
-    ids, mask = base.pad([rows[i] for i in mine])
     cuda = base.device == "cuda"
-    # bfloat16 needs no loss scaling; on a CPU it is slower than float32 and would make runs differ by processor.
-    with torch.autocast(device_type=base.device, dtype=torch.bfloat16, enabled=cuda):
-        loss = network.loss(ids, mask, torch.from_numpy(targets[mine]).to(base.device),
-                            torch.from_numpy(weights[mine]).to(base.device)) / n_batch
-    loss.backward()
+    size = len(mine) if cuda else _CPU_ROWS
+    by_length = sorted(mine, key=lambda i: len(rows[i]))
+    total = 0.0
+    for part in (by_length[start:start + size] for start in range(0, len(by_length), size)):
+        ids, mask = base.pad([rows[i] for i in part])
+        # bfloat16 needs no loss scaling; on a CPU it is slower than float32 and would make runs differ by processor.
+        with torch.autocast(device_type=base.device, dtype=torch.bfloat16, enabled=cuda):
+            loss = network.loss(ids, mask, torch.from_numpy(targets[part]).to(base.device),
+                                torch.from_numpy(weights[part]).to(base.device)) / n_batch
+        loss.backward()
+        total += float(loss.detach())
     for parameter in network.trained.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    return float(loss.detach())
+    return total
 
 
 def _batches(n: int, plan: Plan) -> list[np.ndarray]:
