@@ -19,6 +19,9 @@ WHERE = """\
 Finds the registry through the running stack of --data-dir; RATCHET_REDIS_URL and RATCHET_ARTIFACTS_DIR name
 another one."""
 
+# As many entries as the log in Redis keeps, about; older ones are in the artifact directory's journal.
+_HISTORY = 10_000
+
 
 def add(commands: "Commands") -> None:
     """Declare the commands."""
@@ -89,10 +92,42 @@ def opened(data_dir: Path | None) -> Iterator["Registry"]:
         registry.close()
 
 
+def _check_loop(registry: "Registry", loop: str, data_dir: Path | None) -> None:
+    """Return if the loop is in the registry or declared.
+
+    Raises:
+        Invalid: It is neither: mistyped, most likely.
+    """
+    from schemas.errors import Invalid
+    from schemas.loops import InvalidLoop
+    from shared import loops
+
+    if registry.knows(loop):
+        return
+    folder = _loops_dir(data_dir)
+    try:
+        declared = loops.load(folder)
+    except InvalidLoop:
+        declared = {}
+    if loop not in declared:
+        raise Invalid(f"there is no loop {loop}: the registry has no version of it, and no file in {folder} declares "
+                      "it", code="unknown_loop")
+
+
+def _loops_dir(data_dir: Path | None) -> Path:
+    from services.stack import state
+    from services.stack.operating import resolve_data_dir
+
+    known = state.read(resolve_data_dir(data_dir, os.environ))
+    running = known.environ.get("RATCHET_LOOPS_DIR") if known and known.phase != "stopped" else None
+    return Path(os.environ.get("RATCHET_LOOPS_DIR") or running or "examples/loops")
+
+
 def _versions(arguments: argparse.Namespace) -> None:
     from services.cli import show
 
     with opened(arguments.data_dir) as registry:
+        _check_loop(registry, arguments.loop, arguments.data_dir)
         aliases = registry.aliases(arguments.loop)
         manifests = registry.versions(arguments.loop, limit=arguments.limit)
     if arguments.json:
@@ -106,6 +141,7 @@ def _show(arguments: argparse.Namespace) -> None:
     from services.cli import show
 
     with opened(arguments.data_dir) as registry:
+        _check_loop(registry, arguments.loop, arguments.data_dir)
         aliases = registry.aliases(arguments.loop)
         version: str | None = arguments.version
         if version in ("champion", "previous", "canary", "shadow", "pinned"):
@@ -113,7 +149,8 @@ def _show(arguments: argparse.Namespace) -> None:
             if version is None:
                 raise Invalid(f"the loop {arguments.loop} has no {arguments.version} version")
         manifest = registry.manifest(arguments.loop, version or "")
-        history = [entry for entry in registry.log(arguments.loop, limit=10_000) if entry.version == manifest.version]
+        newest = registry.newest(arguments.loop, limit=_HISTORY)
+        history = [entry for entry in newest if entry.version == manifest.version]
     if arguments.json:
         print(show.version_json(manifest, aliases, history))
     else:
@@ -123,6 +160,7 @@ def _show(arguments: argparse.Namespace) -> None:
 def _apply(arguments: argparse.Namespace) -> None:
     loop, reason, actor = arguments.loop, arguments.reason, _actor()
     with opened(arguments.data_dir) as registry:
+        _check_loop(registry, loop, arguments.data_dir)
         before = registry.aliases(loop)
         after: Aliases
         if arguments.change == "promote":

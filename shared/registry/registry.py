@@ -227,6 +227,10 @@ class Registry:
         """Read log entries after an id, oldest first."""
         return [entry_of(line) for line in self._store.log(loop, after, limit)]
 
+    def newest(self, loop: str, *, limit: int = 1000) -> list[LogEntry]:
+        """Read the newest log entries, oldest first."""
+        return [entry_of(line) for line in self._store.newest_log(loop, limit)]
+
     def last_entry_id(self, loop: str) -> str:
         """The id of the newest log entry, from which to follow; ``0-0`` when there is none."""
         return self._store.last_id(loop)
@@ -258,6 +262,10 @@ class Registry:
 
     # Upkeep
 
+    def knows(self, loop: str) -> bool:
+        """Whether Redis or the artifact directory has anything of the loop; writes nothing."""
+        return self._store.is_known(loop) or self._artifacts.has_history(loop)
+
     def ensure(self, loop: str) -> None:
         """Restore the loop if Redis was emptied since it was last written; costs one round trip else."""
         if not self._store.is_known(loop) and self._artifacts.has_history(loop):
@@ -270,7 +278,13 @@ class Registry:
 
         Args:
             loop: Which; None for every loop of the directory.
+
+        Raises:
+            NotFound: Neither Redis nor the directory has anything of that loop.
         """
+        if loop is not None and not self.knows(loop):
+            raise NotFound(f"there is nothing to restore of the loop {loop}: neither Redis nor the artifact directory "
+                           "knows it")
         restored = []
         for name in self._artifacts.loops() if loop is None else [loop]:
             if self._store.is_known(name):

@@ -175,6 +175,12 @@ class RedisStore:
         with _driver_errors():
             return [_entry(*item) for item in self._redis.xrange(_key(loop, "log"), f"({after}", "+", count=limit)]
 
+    def newest_log(self, loop: str, limit: int) -> list[JournalLine]:
+        """The newest log entries, oldest first."""
+        with _driver_errors():
+            found = [_entry(*item) for item in self._redis.xrevrange(_key(loop, "log"), count=limit)]
+        return found[::-1]
+
     def last_id(self, loop: str) -> str:
         """The id of the newest log entry; ``0-0`` when there is none."""
         with _driver_errors():

@@ -21,6 +21,10 @@ def registry(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A registry with v1, then v2 promoted, that the commands find through the environment."""
     monkeypatch.setenv("RATCHET_REDIS_URL", redis_url)
     monkeypatch.setenv("RATCHET_ARTIFACTS_DIR", str(tmp_path / "artifacts"))
+    (tmp_path / "loops").mkdir()
+    (tmp_path / "loops" / "declared.toml").write_text(
+        'name = "declared"\n[feedback.f]\nevent = "T"\nlabel = "properties.q"\n')
+    monkeypatch.setenv("RATCHET_LOOPS_DIR", str(tmp_path / "loops"))
     opened = Registry.connect(redis_url, tmp_path / "artifacts")
     for number in (1, 2):
         version = opened.next_version(LOOP)
@@ -58,9 +62,39 @@ def test_versions_are_listed_newest_first_with_what_they_serve_as(ratchet: Calla
     assert "v2" in ratchet("versions", LOOP)[1]
 
 
-def test_a_loop_without_versions_is_no_error(ratchet: Callable[..., tuple[int, str, str]]) -> None:
-    assert ratchet("versions", "other")[:2] == (
+def test_a_declared_loop_without_versions_is_no_error(ratchet: Callable[..., tuple[int, str, str]]) -> None:
+    assert ratchet("versions", "declared")[:2] == (
         0, "no version yet: the first one is published as soon as there is feedback to learn from\n")
+
+
+@pytest.mark.parametrize("command", [("versions",), ("show", "v1"), ("promote", "v1", "--reason", "r"),
+                                     ("rollback", "--reason", "r"), ("pin", "--reason", "r"),
+                                     ("unpin", "--reason", "r"), ("registry", "restore", "--loop")])
+def test_a_loop_that_nobody_knows_is_refused_and_leaves_no_trace(
+        command: tuple[str, ...], registry: Registry, tmp_path: Path,
+        ratchet: Callable[..., tuple[int, str, str]]) -> None:
+    words = (*command, "typo") if command[0] == "registry" else (command[0], "typo", *command[1:])
+    status, out, err = ratchet(*words)
+    assert (status, out) == (1, "")
+    assert err.startswith("ratchet: ")
+    assert "loop typo" in err
+    assert not registry.knows("typo")
+    assert not (tmp_path / "artifacts" / "typo").exists()
+
+
+def test_show_knows_a_new_version_however_long_the_log_is(registry: Registry, redis_url: str,
+                                                          ratchet: Callable[..., tuple[int, str, str]]) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        pipe = client.pipeline(transaction=False)
+        entries = client.xrange(f"{{ratchet:{LOOP}}}:log")
+        client.delete(f"{{ratchet:{LOOP}}}:log")
+        for i in range(10_000):
+            pipe.xadd(f"{{ratchet:{LOOP}}}:log", {"action": "rejected", "version": ""}, id=f"1-{i + 1}")
+        for identity, fields in entries:
+            pipe.xadd(f"{{ratchet:{LOOP}}}:log", fields, id=identity)
+        pipe.execute()
+    shown = json.loads(ratchet("show", LOOP, "v2", "--json")[1])
+    assert [entry["action"] for entry in shown["log"]] == ["published", "promoted"]
 
 
 def test_show_tells_what_a_version_is_and_why_it_serves(ratchet: Callable[..., tuple[int, str, str]]) -> None:
