@@ -16,7 +16,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 64 << 10
 
 
-async def read(receive: Receive, headers: Mapping[str, str], max_bytes: int, *, timeout_s: float = 30.0) -> bytes:
+async def read(receive: Receive, headers: Mapping[str, str], max_bytes: int, *, timeout_s: float = 30.0,
+               reserve: Callable[[int], None] = lambda n_bytes: None) -> bytes:
     """Read a request's body.
 
     A body that is too large is read to its end and thrown away (up to 8 times the cap): a client that is still
@@ -24,24 +25,25 @@ async def read(receive: Receive, headers: Mapping[str, str], max_bytes: int, *, 
 
     Args:
         headers: With lower-case names.
+        timeout_s: For the whole body, its first byte included.
+        reserve: Called with the size of each part before it is kept; what it raises ends the reading.
 
     Raises:
         Invalid: ``too_large``, ``timeout`` (it came too slowly) or ``disconnected``.
     """
     declared = headers.get("content-length", "")
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.request" and not message.get("more_body") and len(body) <= max_bytes:
-        return body
-    parts, size = [body], len(body)
+    parts: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(timeout_s):
-            while message.get("more_body"):
+            while True:
                 message = await receive()
-                size += len(message.get("body", b""))
+                part: bytes = message.get("body", b"")
+                size += len(part)
                 if size <= max_bytes:
-                    parts.append(message.get("body", b""))
-                elif size > 8 * max_bytes:
+                    reserve(len(part))
+                    parts.append(part)
+                if not message.get("more_body") or size > 8 * max_bytes:
                     break
     except TimeoutError as exc:
         raise Invalid(f"the body did not arrive within {timeout_s} s", code="timeout") from exc

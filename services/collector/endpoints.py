@@ -110,10 +110,9 @@ class Endpoint:
         presented = keys.from_headers(headers) or _first(query, "writeKey", "writekey", "access_token", "api_key")
         project = self._project(presented) if presented else None
         announced = headers.get("content-length", "")
-        most = protocol.max_body_bytes
-        n_bytes = min(int(announced[:12]), most) if announced.isdecimal() else most
-        with self._shared.gateway.admitted(n_bytes):
-            body = await bodies.read(receive, headers, protocol.max_body_bytes)
+        announced_bytes = min(int(announced[:12]), protocol.max_body_bytes) if announced.isdecimal() else 0
+        with self._shared.gateway.admitted(announced_bytes) as reserve:
+            body = await bodies.read(receive, headers, protocol.max_body_bytes, reserve=reserve)
             work = partial(self._take, body, headers, query, project, scope["path"])
             intake, answer = await asyncio.to_thread(work) if len(body) > _THREAD_ABOVE else work()
             n_events, codes = len(intake.events), [letter.code for letter in intake.dead]

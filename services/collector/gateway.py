@@ -1,6 +1,6 @@
 """Hands a request's events to Kafka and waits for the acknowledgement; bounds what is under way."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol
@@ -27,7 +27,7 @@ class Gateway:
 
     Args:
         max_requests: Requests under way at once.
-        max_request_bytes: Bytes of their bodies at once, as announced by Content-Length or by the protocol's limit.
+        max_request_bytes: Bytes of their bodies at once, as far as they have come.
     """
 
     def __init__(self, producer: Producer, topics: Topics, *, max_requests: int, max_request_bytes: int) -> None:
@@ -37,11 +37,15 @@ class Gateway:
         self._n_bytes = 0
 
     @contextmanager
-    def admitted(self, n_bytes: int) -> Iterator[None]:
+    def admitted(self, announced_bytes: int) -> Iterator[Callable[[int], None]]:
         """Let a request in.
 
         Args:
-            n_bytes: Memory to set aside for its body.
+            announced_bytes: Size of its body as announced. There must be room for it, but only what has come is
+                counted: clients that announce much and send nothing would keep everybody else out.
+
+        Yields:
+            What counts bytes of the body as they come; raises Transient when they are too many.
 
         Raises:
             Transient: Too many requests or bytes are under way, or Kafka is away: then its body is not even read.
@@ -50,16 +54,24 @@ class Gateway:
             raise Transient(f"Kafka is away: {fault}")
         if self._n_requests >= self._max_requests:
             raise Transient(f"{self._n_requests} requests are under way")
-        if self._n_bytes + n_bytes > self._max_bytes:
+        kept_bytes = 0
+
+        def reserve(n_bytes: int) -> None:
+            nonlocal kept_bytes
+            if self._n_bytes + n_bytes > self._max_bytes:
+                raise Transient(f"{self._n_bytes} bytes are being received")
+            kept_bytes += n_bytes
+            self._n_bytes += n_bytes
+
+        if self._n_bytes + announced_bytes > self._max_bytes:
             raise Transient(f"{self._n_bytes} bytes are being received")
         self._n_requests += 1
-        self._n_bytes += n_bytes
         metrics.in_flight.set(self._n_requests)
         try:
-            yield
+            yield reserve
         finally:
             self._n_requests -= 1
-            self._n_bytes -= n_bytes
+            self._n_bytes -= kept_bytes
             metrics.in_flight.set(self._n_requests)
 
     def send(self, intake: Intake) -> Future[None]:

@@ -51,6 +51,10 @@ class Collector:
             return await self.client.post(path, content=body, headers=headers)
         return await self.client.post(path, json=body, headers=headers)
 
+    async def post_parts(self, path: str, parts: AsyncIterator[bytes]) -> httpx.Response:
+        """POST a body of unknown length with the write key."""
+        return await self.client.post(path, content=parts, headers={"authorization": "Bearer WK"})
+
 
 @pytest.fixture
 def privacy() -> Privacy:

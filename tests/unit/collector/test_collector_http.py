@@ -1,5 +1,6 @@
 """Keys, encodings, limits, errors and browsers: everything around the events themselves."""
 
+import asyncio
 import base64
 import gzip
 import json
@@ -151,6 +152,36 @@ async def test_beyond_the_bounds_on_what_is_under_way_the_answer_is_503(collecto
         assert (await full.post("/v1/track", TRACK)).status_code == 503
     async with collector_with(max_request_bytes=10) as full:
         assert (await full.post("/v1/track", TRACK)).status_code == 503
+
+
+async def test_requests_whose_bodies_never_come_take_no_room_from_others(collector_with):
+    async with collector_with(max_request_bytes=5 << 20) as collector:
+        silent = [asyncio.ensure_future(collector.client.post("/v1/track", content=never(), headers=headers))
+                  for headers in ({"content-length": str(4 << 20)}, {}, {})]
+        await asyncio.sleep(0)
+        try:
+            answers = [await collector.post("/v1/track", TRACK) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200] * 3
+            assert not any(request.done() for request in silent)
+        finally:
+            for request in silent:
+                request.cancel()
+
+
+async def never():
+    await asyncio.Event().wait()
+    yield b""
+
+
+async def test_bodies_that_outgrow_the_bound_while_they_come_are_503_and_give_their_room_back(collector_with):
+    async def parts():
+        for _ in range(3):
+            yield b" " * 2000
+
+    async with collector_with(max_request_bytes=5000) as collector:
+        for _ in range(3):
+            assert (await collector.post_parts("/v1/track", parts())).status_code == 503
+        assert (await collector.post("/v1/track", TRACK)).status_code == 200
 
 
 async def test_a_browser_may_send_from_any_page_with_any_header(collector):

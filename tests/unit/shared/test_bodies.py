@@ -82,6 +82,18 @@ async def test_a_client_that_goes_away_or_is_too_slow_is_named():
     assert caught.value.code == "timeout"
 
 
+async def test_a_client_that_sends_nothing_at_all_is_too_slow():
+    with pytest.raises(Invalid) as caught:
+        await bodies.read(asyncio.Event().wait, {}, 20, timeout_s=0.01)
+    assert caught.value.code == "timeout"
+
+
+async def test_memory_is_set_aside_for_what_has_come_and_is_kept():
+    kept = []
+    assert await bodies.read(receiver(b"ab", b"cde", b""), {"content-length": "900"}, 1000, reserve=kept.append)
+    assert sum(kept) == 5
+
+
 def _gone():
     messages = [{"type": "http.request", "body": b"ab", "more_body": True}, {"type": "http.disconnect"}]
 
