@@ -12,12 +12,14 @@ from starlette.responses import Response
 from schemas.errors import Invalid, Transient
 from services.inference import metrics
 from services.inference.access import Forbidden, Unauthorized
+from services.inference.bodies import Crowded
 from services.inference.core import TooLarge
 from shared.logs import Log
 from shared.registry import NotFound
 
 _log = Log("ratchet.inference")
 Protocol = Literal["plain", "oip"]
+_STATUS = {"too_large": 413, "timeout": 408}  # codes of shared.bodies
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -38,6 +40,9 @@ def failed(exc: Exception, protocol: Protocol) -> Response:
         headers["Retry-After"] = str(max(1, round(exc.retry_after_s)))
     if isinstance(exc, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if status in (408, 413) or isinstance(exc, Crowded):
+        # The body may be unread: what is left of it must not be taken for the next request.
+        headers["Connection"] = "close"
     message = str(exc.detail) if isinstance(exc, HTTPException) else str(exc)
     if status == 500:
         message = "an error inside the server; its log has the details"
@@ -62,7 +67,7 @@ def _status(exc: Exception) -> tuple[int, str]:
         case Unsupported():
             return 501, exc.code
         case Invalid():
-            return 400, exc.code
+            return _STATUS.get(exc.code, 400), exc.code
         case Transient():
             return 503, "unavailable"
         case HTTPException():

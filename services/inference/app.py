@@ -9,9 +9,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.inference import openapi
 from services.inference.access import Access
 from services.inference.answers import failed, json
 from services.inference.batching import Batcher
+from services.inference.bodies import Bodies
 from services.inference.oip_api import OipApi
 from services.inference.plain_api import PlainApi
 from services.inference.predictor import Predictor
@@ -21,7 +23,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def build(predictor: Predictor, batcher: Batcher, access: Access, *, max_batch: int) -> FastAPI:
+def build(predictor: Predictor, batcher: Batcher, access: Access, bodies: Bodies, *, max_batch: int) -> FastAPI:
     """Return the application; its batcher runs as long as it does."""
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -30,8 +32,8 @@ def build(predictor: Predictor, batcher: Batcher, access: Access, *, max_batch: 
         await batcher.stop()
 
     app = FastAPI(title="Ratchet inference", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
-    plain = PlainApi(predictor, access)
-    oip = OipApi(predictor, access, max_batch=max_batch)
+    plain = PlainApi(predictor, access, bodies)
+    oip = OipApi(predictor, access, bodies, max_batch=max_batch)
     app.add_route("/v1/loops/{loop}/predict", plain.predict, methods=["POST"])
     app.add_route("/v1/loops", plain.loops, methods=["GET"])
     app.add_route("/v1/loops/{loop}", plain.loop, methods=["GET"])
@@ -42,6 +44,7 @@ def build(predictor: Predictor, batcher: Batcher, access: Access, *, max_batch: 
     app.add_route("/metrics", _metrics, methods=["GET"])
     app.add_exception_handler(HTTPException, _failed)
     app.add_exception_handler(Exception, _failed)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 
 

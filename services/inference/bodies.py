@@ -1,65 +1,93 @@
-"""Bodies of requests and responses: bounded, and compressed either way."""
+"""Bodies of requests and responses: bounded one by one and together, and compressed either way."""
 
 import gzip
 import zlib
+from collections.abc import Callable, MutableMapping
+from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from schemas.errors import Invalid
-from services.inference.core import TooLarge
+from schemas.errors import Transient
+from shared import bodies
 
+T = TypeVar("T")
 MAX_BODY_BYTES = 16 << 20
+READ_TIMEOUT_S = 30.0
 _MIN_COMPRESSED_BYTES = 1024
 
 
-async def read(request: Request) -> bytes:
-    """Return a request's body, uncompressed.
+class Crowded(Transient):
+    """Too many bytes of bodies are being received at once; this one was not read."""
 
-    Raises:
-        TooLarge: More than MAX_BODY_BYTES, as sent or once uncompressed.
-        Invalid: It is not compressed as its Content-Encoding says.
+
+class Bodies:
+    """Reads the bodies of requests.
+
+    Args:
+        max_bytes: Bytes of all bodies that are being received at once.
+        timeout_s: How long one may take to arrive.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise _too_large()
-    chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > MAX_BODY_BYTES:
-                raise _too_large()
-            chunks.append(chunk)
-    except ClientDisconnect as exc:
-        raise Invalid("the client went away", code="disconnected") from exc
-    return uncompressed(b"".join(chunks), request.headers.get("content-encoding", ""))
+
+    def __init__(self, max_bytes: int, *, timeout_s: float = READ_TIMEOUT_S) -> None:
+        self._max_bytes, self._timeout_s = max_bytes, timeout_s
+        self._n_bytes = 0
+
+    async def read(self, request: Request, parse: Callable[[bytes], T]) -> T:
+        """Return what a body says, uncompressed and parsed; its bytes count until then.
+
+        Raises:
+            Crowded: It is one too many just now.
+            Invalid: ``too_large`` (MAX_BODY_BYTES, as sent or once uncompressed), ``timeout``, ``disconnected``,
+                ``unsupported_encoding``, ``bad_compression``, or what ``parse`` raises.
+        """
+        announced = request.headers.get("content-length", "")
+        held = _Held(self, min(int(announced[:12]), MAX_BODY_BYTES) if announced.isdecimal() else 0)
+        arrived = 0
+
+        async def receive() -> MutableMapping[str, Any]:
+            nonlocal arrived
+            message = await request.receive()
+            # What exceeds the cap is thrown away as it comes, so it is not held.
+            arrived = min(arrived + len(message.get("body", b"")), MAX_BODY_BYTES)
+            held.at_least(arrived)
+            return message
+
+        with held:
+            body = await bodies.read(receive, request.headers, MAX_BODY_BYTES, timeout_s=self._timeout_s)
+            return parse(bodies.unpack(body, request.headers.get("content-encoding", ""), MAX_BODY_BYTES))
+
+    def take(self, n_bytes: int) -> None:
+        """Count bytes as being received.
+
+        Raises:
+            Crowded: They would be too many.
+        """
+        if self._n_bytes + n_bytes > self._max_bytes:
+            raise Crowded(f"{self._n_bytes} bytes of requests are being received, at most {self._max_bytes} are; send "
+                          "this one again")
+        self._n_bytes += n_bytes
+
+    def give_back(self, n_bytes: int) -> None:
+        """Count bytes as no longer held."""
+        self._n_bytes -= n_bytes
 
 
-def uncompressed(data: bytes, encoding: str) -> bytes:
-    """Return what was compressed with gzip or deflate (zlib), or was not compressed.
+class _Held:
+    """One request's share of the bytes: what it announced, or what has arrived when it announced nothing."""
 
-    Raises:
-        TooLarge: It grows beyond MAX_BODY_BYTES; no more than that is ever held.
-        Invalid: It is damaged, or compressed in another way.
-    """
-    match encoding.strip().lower():
-        case "" | "identity":
-            return data
-        case "gzip" | "x-gzip":
-            unpacker = zlib.decompressobj(wbits=31)
-        case "deflate":
-            unpacker = zlib.decompressobj()
-        case other:
-            raise Invalid(f"Content-Encoding {other!r} is not known here: gzip and deflate are",
-                          code="unknown_encoding")
-    try:
-        plain = unpacker.decompress(data, MAX_BODY_BYTES + 1)
-    except zlib.error as exc:
-        raise Invalid(f"the body is not {encoding}: {exc}", code="not_compressed") from exc
-    if len(plain) > MAX_BODY_BYTES:
-        raise _too_large()
-    if not unpacker.eof:
-        raise Invalid(f"the {encoding} body is cut off", code="not_compressed")
-    return plain
+    def __init__(self, of: Bodies, announced: int) -> None:
+        self._of, self._announced, self._n_bytes = of, announced, 0
+
+    def __enter__(self) -> None:
+        self.at_least(self._announced)
+
+    def __exit__(self, *_: object) -> None:
+        self._of.give_back(self._n_bytes)
+
+    def at_least(self, n_bytes: int) -> None:
+        if n_bytes > self._n_bytes:
+            self._of.take(n_bytes - self._n_bytes)
+            self._n_bytes = n_bytes
 
 
 def compressed(data: bytes, accept_encoding: str) -> tuple[bytes, str | None]:
@@ -74,7 +102,3 @@ def compressed(data: bytes, accept_encoding: str) -> tuple[bytes, str | None]:
     if accepted == ["gzip"] or ("gzip" in accepted and len(data) >= _MIN_COMPRESSED_BYTES):
         return gzip.compress(data, 1, mtime=0), "gzip"
     return data, None
-
-
-def _too_large() -> TooLarge:
-    return TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes", code="body_too_large")

@@ -2,18 +2,17 @@
 
 import os
 import secrets
-import signal
 import socket
 import sys
 from functools import partial
 
-import uvicorn
-
+from schemas.errors import Permanent
 from schemas.loops import InvalidLoop
 from schemas.topics import Topics
 from services.inference import app, metrics
 from services.inference.access import Access
 from services.inference.batching import Batcher
+from services.inference.bodies import Bodies
 from services.inference.core import PredictionIds
 from services.inference.following import Follower
 from services.inference.loading import Loader
@@ -21,7 +20,7 @@ from services.inference.prediction_log import PredictionLog
 from services.inference.predictor import Predictor
 from services.inference.serving import ServedLoop
 from services.inference.settings import Settings
-from shared import loops, settings
+from shared import loops, settings, web
 from shared.kafka import FrameProducer
 from shared.logs import Log, set_up
 from shared.models.encoder import limit_threads
@@ -37,12 +36,13 @@ _FLUSH_S = 10.0
 def run() -> None:
     """Serve until SIGTERM or SIGINT; answers what is under way and flushes the prediction log before it returns.
 
-    A wrong setting or loop file prints one line and exits with status 2.
+    A wrong setting or loop file, or a port that is taken, prints one line and exits with status 2.
     """
     try:
         chosen = settings.read(Settings)
         declared = loops.load(chosen.loops_dir)
-    except (settings.InvalidSetting, InvalidLoop) as exc:
+        opened = web.listen(chosen.host, chosen.port, "RATCHET_INFERENCE_PORT")
+    except (Permanent, InvalidLoop) as exc:
         print(f"ratchet inference: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc
     set_up(chosen.log_level)
@@ -70,16 +70,11 @@ def run() -> None:
     predictor = Predictor(served, batcher, log, Pseudonymiser(chosen.pseudonym_key),
                           new_id=PredictionIds(secrets.token_bytes))
     access = Access(chosen.infer_keys, chosen.operate_keys)
-    server = uvicorn.Server(uvicorn.Config(
-        app.build(predictor, batcher, access, max_batch=chosen.max_batch), host=chosen.host, port=chosen.port,
-        log_config=None, access_log=False, timeout_graceful_shutdown=10, server_header=False, lifespan="on"))
-    # uvicorn raises the signal again once it is done; by default that would end the process before the log is flushed.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+    built = app.build(predictor, batcher, access, Bodies(chosen.max_request_bytes), max_batch=chosen.max_batch)
     for follower in followers:
         follower.start()
     try:
-        server.run()
+        web.serve(built, opened)
     finally:
         for follower in followers:
             follower.stop()

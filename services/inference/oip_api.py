@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from schemas.errors import Invalid
-from services.inference import bodies, oip
+from services.inference import oip
 from services.inference.access import Access
 from services.inference.answers import Unsupported, answered, json
+from services.inference.bodies import Bodies, compressed
 from services.inference.predictor import Predictor
 from services.inference.serving import Served
 
@@ -27,8 +28,8 @@ _HEADER_LENGTH = "inference-header-content-length"
 class OipApi:
     """The handlers under ``/v2``."""
 
-    def __init__(self, predictor: Predictor, access: Access, *, max_batch: int) -> None:
-        self._predictor, self._access, self._max_batch = predictor, access, max_batch
+    def __init__(self, predictor: Predictor, access: Access, bodies: Bodies, *, max_batch: int) -> None:
+        self._predictor, self._access, self._bodies, self._max_batch = predictor, access, bodies, max_batch
 
     async def handle(self, request: Request) -> Response:
         """Answer anything under ``/v2``."""
@@ -97,11 +98,10 @@ class OipApi:
     async def _infer(self, request: Request, model: str, version: str | None, project: str) -> Response:
         # The version is fixed here: whatever is promoted from now on, this request is answered by this one.
         served = self._predictor.version(model, version)
-        body = await bodies.read(request)
-        wanted = oip.read(body, request.headers.get(_HEADER_LENGTH))
+        wanted = await self._bodies.read(request, lambda body: oip.read(body, request.headers.get(_HEADER_LENGTH)))
         answers = await self._predictor.predict(served, wanted.asks, project)
         plain, header_length = oip.write(model, served.version, wanted, answers)
-        data, encoding = bodies.compressed(plain, request.headers.get("accept-encoding", ""))
+        data, encoding = compressed(plain, request.headers.get("accept-encoding", ""))
         headers = {"x-model-version": served.version}
         if header_length is not None:
             headers["Inference-Header-Content-Length"] = str(header_length)
@@ -120,10 +120,10 @@ class OipApi:
         match rest:
             case ["index"]:
                 self._access.caller(request)
-                return json(self._index(await _only_ready(request)))
+                return json(self._index((await self._bodies.read(request, _object)).get("ready") is True))
             case ["models", *name, "load"] if name:
                 self._access.caller(request)
-                return self._load("/".join(name), await _parameters(request))
+                return self._load("/".join(name), (await self._bodies.read(request, _object)).get("parameters"))
             case ["models", *name, "unload"] if name:
                 self._access.operator(request)
                 self._known("/".join(name), "unload")
@@ -165,17 +165,7 @@ def _stats(versions: Iterable[Served]) -> list[dict[str, object]]:
     return [served.stats.shown(served.loop, served.version) for served in versions]
 
 
-async def _only_ready(request: Request) -> bool:
-    body = await _object(request)
-    return body.get("ready") is True
-
-
-async def _parameters(request: Request) -> object:
-    return (await _object(request)).get("parameters")
-
-
-async def _object(request: Request) -> dict[str, object]:
-    data = await bodies.read(request)
+def _object(data: bytes) -> dict[str, object]:
     if not data.strip():
         return {}
     try:

@@ -7,10 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from schemas.errors import Invalid
-from services.inference import bodies
 from services.inference.access import Access
 from services.inference.answers import answered, json
-from services.inference.core import Answer, asks_of
+from services.inference.bodies import Bodies
+from services.inference.core import Answer, Ask, asks_of
 from services.inference.predictor import Predictor
 from services.inference.serving import COLD, ServedLoop
 
@@ -18,8 +18,8 @@ from services.inference.serving import COLD, ServedLoop
 class PlainApi:
     """The handlers under ``/v1``; plain Starlette ones, since FastAPI's machinery costs 100 us and more a request."""
 
-    def __init__(self, predictor: Predictor, access: Access) -> None:
-        self._predictor, self._access = predictor, access
+    def __init__(self, predictor: Predictor, access: Access, bodies: Bodies) -> None:
+        self._predictor, self._access, self._bodies = predictor, access, bodies
 
     async def predict(self, request: Request) -> Response:
         """``POST /v1/loops/{loop}/predict``."""
@@ -29,12 +29,7 @@ class PlainApi:
     async def _predict(self, request: Request) -> Response:
         project = self._access.caller(request)
         loop = self._predictor.loop(request.path_params["loop"])
-        body = await bodies.read(request)
-        try:
-            decoded = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise Invalid(f"the body is not JSON: {exc}", code="not_json") from exc
-        asks = asks_of(decoded, loop.field)
+        asks = await self._bodies.read(request, lambda body: _asks(body, loop.field))
         served = self._predictor.version(loop.name)
         answers = await self._predictor.predict(served, asks, project)
         return json({"predictions": [_shown(answer) for answer in answers]},
@@ -68,6 +63,14 @@ class PlainApi:
             "refused": dict(loop.refused),
         }
         return json(body)
+
+
+def _asks(body: bytes, field: str) -> list[Ask]:
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise Invalid(f"the body is not JSON: {exc}", code="not_json") from exc
+    return asks_of(decoded, field)
 
 
 def _summary(loop: ServedLoop) -> dict[str, Any]:

@@ -36,6 +36,9 @@ class Settings:
     max_wait_s: float = setting(
         "RATCHET_INFERENCE_MAX_WAIT_S", 5.0, "Seconds a request may wait for its forward pass; then it gets 503.",
         check=positive)
+    max_request_bytes: int = setting(
+        "RATCHET_INFERENCE_MAX_REQUEST_BYTES", 128 << 20,
+        "Bytes of bodies being received at once; beyond it the answer is 503.", check=positive)
     log_max_bytes: int = setting(
         "RATCHET_INFERENCE_LOG_MAX_BYTES", 64 << 20,
         "Bytes of predictions kept while Kafka is away; beyond it they are answered but lost, and counted.",

@@ -1,5 +1,6 @@
 """Both protocols over HTTP, in process: codes, headers, error shapes, keys, limits."""
 
+import asyncio
 import gzip
 import json
 import zlib
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import jsonschema
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ from schemas.predictions import Prediction
 from services.inference import app
 from services.inference.access import Access
 from services.inference.batching import Batcher
-from services.inference.bodies import MAX_BODY_BYTES
+from services.inference.bodies import MAX_BODY_BYTES, Bodies
 from services.inference.core import PredictionIds
 from services.inference.predictor import Predictor
 from services.inference.serving import Lineup, Served, ServedLoop
@@ -70,6 +72,7 @@ class World:
     loop: ServedLoop
     log: FakeLog
     predictor: Predictor
+    bodies: Bodies
 
 
 def version(name: str, bias: float) -> Served:
@@ -85,12 +88,14 @@ async def world() -> AsyncIterator[World]:
     log, batcher = FakeLog(), Batcher(max_batch=4, max_waiting=8, max_wait_s=10)
     predictor = Predictor(loops, batcher, log, Pseudonymiser("k" * 16),  # type: ignore[arg-type]
                           new_id=PredictionIds(lambda n: bytes(n)), now_ms=lambda: 1_700_000_000_000)
-    built = app.build(predictor, batcher, Access(Keys(shop="infer-key"), Keys(op="operate-key")), max_batch=4)
+    bodies = Bodies(32 << 20, timeout_s=0.2)
+    built = app.build(predictor, batcher, Access(Keys(shop="infer-key"), Keys(op="operate-key")), bodies,
+                      max_batch=4)
     batcher.start()
     transport = httpx.ASGITransport(app=built, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test",
                                  headers={"Authorization": "Bearer infer-key"}) as client:
-        yield World(client, loop, log, predictor)
+        yield World(client, loop, log, predictor, bodies)
     await batcher.stop()
 
 
@@ -118,7 +123,7 @@ async def test_one_input_is_answered_by_a_list_of_one(world: World) -> None:
     (b'{"inputs":[{"txt":"a"}]}', 400, "missing_field"), (b'{"text":"a\\u0000"}', 400, "nul_character"),
     (json.dumps({"text": "a" * 40_000}).encode(), 413, "text_too_long"),
     (json.dumps({"inputs": [{"text": "a"}] * 300}).encode(), 413, "too_many_inputs"),
-    (b" " * (MAX_BODY_BYTES + 1), 413, "body_too_large"),
+    (b" " * (MAX_BODY_BYTES + 1), 413, "too_large"),
 ])
 async def test_bad_input_is_told_what_is_wrong_and_is_never_a_500(world: World, body: bytes, status: int,
                                                                  code: str | None) -> None:
@@ -248,6 +253,48 @@ async def test_a_body_that_is_not_what_it_says_or_explodes_is_refused(world: Wor
                                                                      status: int) -> None:
     reply = await world.client.post(INFER, content=data, headers={"Content-Encoding": encoding})
     assert (reply.status_code, list(reply.json())) == (status, ["error"])
+
+
+async def _slowly(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+    await asyncio.sleep(5)
+
+
+@pytest.mark.parametrize("path", [PREDICT, INFER, "/v2/repository/index"])
+async def test_a_body_that_does_not_arrive_is_given_up(world: World, path: str) -> None:
+    reply = await world.client.post(path, content=_slowly(b"{"))
+    assert (reply.status_code, reply.headers["connection"]) == (408, "close")
+    assert "0.2 s" in reply.json()["error"]
+    world.bodies.take(32 << 20)  # nothing of it is counted any more
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_more_bytes_than_may_be_received_at_once_are_503_and_cost_the_others_nothing(
+        world: World, announced: bool) -> None:
+    body = json.dumps({"text": "aaaa"}).encode()
+    world.bodies.take((32 << 20) - len(body) + 1)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    reply = await world.client.post(PREDICT, content=body if announced else chunks())
+    assert (reply.status_code, reply.headers["retry-after"], reply.headers["connection"]) == (503, "1", "close")
+    assert reply.json()["code"] == "unavailable"
+    world.bodies.give_back(1)
+    assert (await world.client.post(PREDICT, content=body if announced else chunks())).status_code == 200
+
+
+async def test_the_openapi_document_tells_how_to_predict(world: World) -> None:
+    document = (await world.client.get("/openapi.json")).json()
+    predict = document["paths"]["/v1/loops/{loop}/predict"]["post"]
+    assert set(predict["responses"]) == {"200", "400", "401", "404", "408", "413", "503"}
+    schemas = document["components"]["schemas"]
+    reply = (await world.client.post(PREDICT, json={"inputs": [{"text": "aaaa"}]})).json()
+    jsonschema.validate(reply, schemas["Predictions"])
+    jsonschema.validate((await world.client.post(PREDICT, json={})).json(), schemas["Error"])
+    for loop in (await world.client.get("/v1/loops")).json():
+        jsonschema.validate(loop, schemas["Loop"])
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status"), [
