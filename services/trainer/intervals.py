@@ -58,7 +58,7 @@ def worse_by_chance(losses: int, gains: int) -> float:
     for k in range(losses, n + 1):
         total += ways
         ways = ways * (n - k) // (k + 1)
-    return total / 2**n
+    return total / (1 << n)
 
 
 def shown_worse(pairs: Mapping[str, tuple[int, int]], confidence: float) -> set[str]:

@@ -28,5 +28,6 @@ class Settings:
     snapshot_every_s: float = setting("RATCHET_TRAINER_SNAPSHOT_EVERY_S", 60.0, "Least time between two snapshots of "
                                       "the sums, in seconds; a start reads what came after the last.", check=positive)
     keep_versions: int = setting("RATCHET_TRAINER_KEEP_VERSIONS", 20, "How many of the newest versions keep their "
-                                 "weights; those that an alias or a replica names keep them anyway.", check=positive)
+                                 "weights, 1 to 1000; those that an alias or a replica names keep them anyway.",
+                                 check=lambda n: None if 1 <= n <= 1000 else f"{n} is not 1 to 1000")
     log_level: str = setting("RATCHET_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")

@@ -116,6 +116,10 @@ class Artifacts:
             raise NotFound(f"loop {loop} has no version {version}") from exc
         return envelope.open_(data, str(path))
 
+    def has_manifest(self, loop: str, version: str) -> bool:
+        """Whether the version's manifest is here; it is not looked at."""
+        return self._manifest_path(loop, version).is_file()
+
     def versions(self, loop: str) -> list[str]:
         """The versions whose manifests are here, oldest first."""
         found = (self._directory / loop / "manifests").glob("v*.json")

@@ -16,7 +16,17 @@ from shared.registry.entries import aliases_of, entry_of
 from shared.registry.journal import Journal
 from shared.registry.restoring import Restorer
 from shared.registry.store import RedisStore
-from shared.registry.values import Aliases, Conflict, Corrupt, LogEntry, NotFound, Replica, Restored, number_of
+from shared.registry.values import (
+    Aliases,
+    Bounds,
+    Conflict,
+    Corrupt,
+    LogEntry,
+    NotFound,
+    Replica,
+    Restored,
+    number_of,
+)
 
 _log = Log("ratchet.registry")
 _FORGET_REPLICA_MS = 10 * 60 * 1000
@@ -34,16 +44,17 @@ class Registry:
         Transient: Redis is away or busy, or the artifact directory cannot be written.
     """
 
-    def __init__(self, store: RedisStore, artifacts: Artifacts, *, now_ms: Callable[[], int] | None = None) -> None:
-        self._store, self._artifacts = store, artifacts
+    def __init__(self, store: RedisStore, artifacts: Artifacts, *, now_ms: Callable[[], int] | None = None,
+                 bounds: Bounds | None = None) -> None:
+        self._store, self._artifacts, self._bounds = store, artifacts, bounds or Bounds()
         self._journal = Journal(store, artifacts)
-        self._restorer = Restorer(store, artifacts)
+        self._restorer = Restorer(store, artifacts, self._bounds)
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
 
     @classmethod
-    def connect(cls, redis_url: str, artifacts_dir: Path) -> "Registry":
+    def connect(cls, redis_url: str, artifacts_dir: Path, *, bounds: Bounds | None = None) -> "Registry":
         """Build a registry; connects at the first use."""
-        return cls(RedisStore(redis_url), Artifacts(artifacts_dir))
+        return cls(RedisStore(redis_url), Artifacts(artifacts_dir), bounds=bounds)
 
     def close(self) -> None:
         """Close the connections to Redis."""
@@ -97,13 +108,13 @@ class Registry:
         self._journal.catch_up(loop)
 
     def manifest(self, loop: str, version: str) -> Manifest:
-        """Read a version's manifest, checked; from the artifact directory when Redis has a damaged one or none.
+        """Read a version's manifest, checked; from the artifact directory when Redis has a damaged one or dropped it.
 
         Raises:
             NotFound: There is no such version.
             Corrupt: Both copies are damaged.
         """
-        number_of(version)
+        number = number_of(version)
         stored = self._store.manifest(loop, version)
         if stored is not None:
             try:
@@ -111,12 +122,16 @@ class Registry:
             except Corrupt as exc:
                 _log.warning("registry_copy_damaged", loop=loop, version=version, what="manifest", reason=str(exc))
                 return self._artifacts.manifest(loop, version)
-        if not self._store.is_known(loop):
+        # Above the trimmed ones, a manifest that only the directory has is of a publish that was killed: no version.
+        if not self._store.is_known(loop) or number <= self._store.trimmed(loop):
             return self._artifacts.manifest(loop, version)
         raise NotFound(f"loop {loop} has no version {version}")
 
     def versions(self, loop: str, *, limit: int = 50) -> list[Manifest]:
-        """Read the newest versions' manifests, newest first; damaged ones are left out, with a log line."""
+        """Read the newest versions' manifests, newest first; damaged ones are left out, with a log line.
+
+        Those that Redis has: the newest ``Bounds.n_manifests``, and older ones that something names.
+        """
         found = []
         for version in self._store.versions(loop, limit):
             try:
@@ -213,6 +228,9 @@ class Registry:
             recorded=recorded)
         if verdict == "done":
             self._journal.catch_up(loop)
+        if verdict == "unknown" and number_of(version) <= self._store.trimmed(loop) and \
+                self._artifacts.has_manifest(loop, version):
+            verdict = "collected"
         _refuse(verdict, detail, loop, version)
         return aliases_of(state)
 
@@ -224,7 +242,7 @@ class Registry:
         self._change(loop, "record", version=version or "", actor=actor, reason=reason, extra=fields, recorded=action)
 
     def log(self, loop: str, *, after: str = "0-0", limit: int = 1000) -> list[LogEntry]:
-        """Read log entries after an id, oldest first."""
+        """Read log entries after an id, oldest first; Redis keeps the newest ``Bounds.n_entries``."""
         return [entry_of(line) for line in self._store.log(loop, after, limit)]
 
     def newest(self, loop: str, *, limit: int = 1000) -> list[LogEntry]:
@@ -295,27 +313,43 @@ class Registry:
     def collect(self, loop: str, *, keep: int) -> int:
         """Delete the weights of old versions from Redis and from the artifact directory; manifests stay.
 
-        The newest ``keep`` versions keep theirs, and so does every version that an alias or a replica names.
+        The newest ``keep`` versions keep theirs, and so does every version that an alias or a replica names. What is
+        beyond ``Bounds`` then leaves Redis, and stays in the artifact directory.
 
         Returns:
             How many versions lost their weights.
         """
         with self._artifacts.lock(loop, "publish"):
-            gone = self._store.collected(loop)
-            names = [name for name in self._store.versions(loop, -1) if name not in gone]
-            held = self.aliases(loop).named() | {replica.version for replica in self.replicas(loop)}
-            old = [name for name in names[max(keep, 0):] if name not in held]
-            if not old:
-                return 0
-            manifests = {name: self.manifest(loop, name) for name in names}
-            # Marked in one script with the aliases: from here on nobody can promote them.
-            marked = set(self._store.mark_collected(loop, old))
-            needed = {ref.sha256 for name in names if name not in marked for ref in manifests[name].tensors.values()}
-            for ref in {ref for name in marked for ref in manifests[name].tensors.values()}:
-                if ref.sha256 not in needed:
-                    self._store.drop_blob(loop, ref)
-                    self._artifacts.drop_blob(loop, ref.sha256)
+            n_collected = self._collect(loop, keep)
+            self._trim(loop)
+        return n_collected
+
+    def _collect(self, loop: str, keep: int) -> int:
+        gone = self._store.collected(loop)
+        names = [name for name in self._store.versions(loop, -1) if name not in gone]
+        held = self.aliases(loop).named() | {replica.version for replica in self.replicas(loop)}
+        old = [name for name in names[max(keep, 0):] if name not in held]
+        if not old:
+            return 0
+        manifests = {name: self.manifest(loop, name) for name in names}
+        # Marked in one script with the aliases: from here on nobody can promote them.
+        marked = set(self._store.mark_collected(loop, old))
+        needed = {ref.sha256 for name in names if name not in marked for ref in manifests[name].tensors.values()}
+        for ref in {ref for name in marked for ref in manifests[name].tensors.values()}:
+            if ref.sha256 not in needed:
+                self._store.drop_blob(loop, ref)
+                self._artifacts.drop_blob(loop, ref.sha256)
         return len(marked)
+
+    def _trim(self, loop: str) -> None:
+        gone = self._store.collected(loop)
+        held = self.aliases(loop).named() | {replica.version for replica in self.replicas(loop)}
+        old = [name for name in self._store.versions(loop, -1)[self._bounds.n_manifests:]
+               if name in gone and name not in held and self._artifacts.has_manifest(loop, name)]
+        if old:
+            self._store.drop_versions(loop, old, upto=max(self._store.trimmed(loop), *map(number_of, old)))
+        self._journal.catch_up(loop)
+        self._store.trim_log(loop, self._bounds.n_entries)
 
 
 def _pack_all(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> dict[str, bytes]:

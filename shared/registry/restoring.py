@@ -9,38 +9,42 @@ from shared.registry.artifacts import Artifacts, JournalLine
 from shared.registry.entries import aliases_of
 from shared.registry.journal import Journal
 from shared.registry.store import RedisStore
-from shared.registry.values import Aliases, Corrupt, NotFound, Restored, number_of
+from shared.registry.values import Aliases, Bounds, Corrupt, NotFound, Restored, number_of
 
 _log = Log("ratchet.registry")
 _PAGE = 500
 
 
 class Restorer:
-    """Writes tensors, manifests, counter and log, and the aliases last: nothing serves from a half-restored loop."""
+    """Writes tensors, manifests, counter and log, and the aliases last: nothing serves from a half-restored loop.
 
-    def __init__(self, store: RedisStore, artifacts: Artifacts) -> None:
-        self._store, self._artifacts = store, artifacts
+    As much as Redis keeps: the newest manifests with those that an alias names, and the newest log entries.
+    """
+
+    def __init__(self, store: RedisStore, artifacts: Artifacts, bounds: Bounds) -> None:
+        self._store, self._artifacts, self._bounds = store, artifacts, bounds
         self._journal = Journal(store, artifacts)
 
     def restore(self, loop: str) -> Restored:
         """Restore one loop. What Redis has already is left as it is."""
         damaged: dict[str, str] = {}
         with self._artifacts.lock(loop, "publish"):
-            manifests = self._manifests(loop, damaged)
+            known = self._store.is_known(loop)
+            lines, bad = self._artifacts.journal(loop)
+            state = self._store.aliases(loop) if known else _state(lines)
+            manifests = self._manifests(loop, aliases_of(state).named(), damaged)
             lost = {manifest.version for manifest in manifests if not self._has_weights(manifest)}
             n_blobs = self._blobs([manifest for manifest in manifests if manifest.version not in lost], damaged)
             for manifest in manifests:
                 self._store.put_manifest(loop, manifest.version, number_of(manifest.version), envelope.seal(manifest))
             self._store.put_collected(loop, lost)
-            known = self._store.is_known(loop)
             with self._artifacts.lock(loop, "counter"):
                 self._store.put_counter(loop, self._artifacts.counter(loop))
-            lines, bad = self._artifacts.journal(loop)
             if bad:
                 damaged[f"{loop}/journal.jsonl"] = f"lines {', '.join(map(str, bad))} are damaged"
             n_entries = 0 if known else self._entries(loop, lines)
             if not known:
-                self._store.put_aliases(loop, _state(lines))
+                self._store.put_aliases(loop, state)
                 self._store.change(loop, "restore", actor="registry", reason="Redis had lost this loop",
                                    expect_epoch=None)
                 self._journal.catch_up(loop)
@@ -53,9 +57,13 @@ class Restorer:
                   champion=report.champion, n_damaged=len(damaged))
         return report
 
-    def _manifests(self, loop: str, damaged: dict[str, str]) -> list[Manifest]:
+    def _manifests(self, loop: str, named: set[str], damaged: dict[str, str]) -> list[Manifest]:
         found = []
-        for version in self._artifacts.versions(loop):
+        versions = self._artifacts.versions(loop)
+        older, newest = versions[:-self._bounds.n_manifests], versions[-self._bounds.n_manifests:]
+        if older:
+            self._store.put_trimmed(loop, max(self._store.trimmed(loop), number_of(older[-1])))
+        for version in [*(name for name in older if name in named), *newest]:
             try:
                 found.append(self._artifacts.manifest(loop, version))
             except (Corrupt, NotFound) as exc:
@@ -81,7 +89,7 @@ class Restorer:
 
     def _entries(self, loop: str, lines: list[JournalLine]) -> int:
         last = _order(self._store.last_id(loop))
-        missing = [line for line in lines if _order(line.id) > last]
+        missing = [line for line in lines if _order(line.id) > last][-self._bounds.n_entries:]
         for start in range(0, len(missing), _PAGE):
             self._store.put_log(loop, missing[start:start + _PAGE])
         return len(missing)

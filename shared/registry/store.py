@@ -2,7 +2,8 @@
 
 Keys of one loop share the hash tag ``{ratchet:LOOP}``, so that a script may touch them all on a Redis cluster:
 ``aliases`` (hash), ``log`` (stream), ``versions`` (sorted set by number), ``collected`` (set), ``counter``,
-``replicas`` (hash), ``manifest:v12`` and ``blob:<sha256>:<i>`` (chunk i of at most 1 MiB).
+``trimmed`` (the greatest number of a version that is in the artifact directory only), ``replicas`` (hash),
+``manifest:v12`` and ``blob:<sha256>:<i>`` (chunk i of at most 1 MiB).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -130,6 +131,29 @@ class RedisStore:
         with _driver_errors():
             return {_text(name) for name in self._redis.smembers(_key(loop, "collected"))}
 
+    def drop_versions(self, loop: str, versions: Sequence[str], *, upto: int) -> None:
+        """Forget collected versions, whose manifests are in the artifact directory; ``upto`` is their greatest number.
+
+        In one transaction: a reader that finds no manifest finds the number that sends it to the directory.
+        """
+        with _driver_errors():
+            pipe = self._redis.pipeline()
+            pipe.set(_key(loop, "trimmed"), upto)
+            pipe.zrem(_key(loop, "versions"), *versions)
+            pipe.srem(_key(loop, "collected"), *versions)
+            pipe.unlink(*(_key(loop, f"manifest:{version}") for version in versions))
+            pipe.execute()
+
+    def trimmed(self, loop: str) -> int:
+        """The greatest number of a version that may be in the artifact directory only; 0 when none was dropped."""
+        with _driver_errors():
+            return int(self._redis.get(_key(loop, "trimmed")) or 0)
+
+    def put_trimmed(self, loop: str, number: int) -> None:
+        """Set that number: a restore."""
+        with _driver_errors():
+            self._redis.set(_key(loop, "trimmed"), number)
+
     def reserve(self, loop: str) -> int | None:
         """Count the version counter up by one; None when Redis has no counter for this loop."""
         with _driver_errors():
@@ -180,6 +204,11 @@ class RedisStore:
         with _driver_errors():
             found = [_entry(*item) for item in self._redis.xrevrange(_key(loop, "log"), count=limit)]
         return found[::-1]
+
+    def trim_log(self, loop: str, n_entries: int) -> None:
+        """Drop all but the newest log entries."""
+        with _driver_errors():
+            self._redis.xtrim(_key(loop, "log"), maxlen=n_entries, approximate=False)
 
     def last_id(self, loop: str) -> str:
         """The id of the newest log entry; ``0-0`` when there is none."""

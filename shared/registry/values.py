@@ -29,6 +29,19 @@ class Conflict(RatchetError):
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """How much of a loop Redis keeps; the artifact directory keeps all of it.
+
+    Attributes:
+        n_manifests: The newest versions whose manifests stay, besides those that have weights or that anything names.
+        n_entries: The newest log entries that stay.
+    """
+
+    n_manifests: int = 1000
+    n_entries: int = 10_000
+
+
+@dataclass(frozen=True)
 class Aliases:
     """Which version plays which part in one loop; None where no version does.
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from schemas.manifest import BaseRef, GateDecision, Golden, Manifest, SeqRange
-from shared.registry import Registry
+from shared.registry import Bounds, Registry
 from shared.registry.blobs import ref
 
 LOOP = "support-intents"
@@ -56,9 +56,9 @@ class World:
         self.registry.promote(LOOP, manifest.version, actor="test", reason="better")
         return manifest
 
-    def again(self) -> Registry:
+    def again(self, *, bounds: Bounds | None = None) -> Registry:
         """Another process's view of the same registry."""
-        return Registry.connect(self.redis_url, self.artifacts)
+        return Registry.connect(self.redis_url, self.artifacts, bounds=bounds)
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from shared.registry import NotFound, Registry
+from shared.registry import Bounds, NotFound, Registry
 from shared.registry.artifacts import Artifacts
 
-from .conftest import LOOP, World, tensors_of
+from .conftest import LOOP, World, manifest_of, tensors_of
 
 
 def _everything(client: redis.Redis) -> dict[bytes, object]:
@@ -147,3 +147,40 @@ def test_a_version_without_weights_is_neither_promoted_nor_rolled_back_to(world:
 
 def test_a_restore_from_an_empty_directory_restores_nothing(world: World) -> None:
     assert Registry.connect(world.redis_url, world.artifacts / "none").restore() == []
+
+
+def test_redis_keeps_the_newest_manifests_and_log_entries_and_the_directory_all(world: World) -> None:
+    for _ in range(8):
+        world.champion()
+    world.registry.pin(LOOP, "v2", actor="op", reason="the good one")
+    journal = (world.artifacts / LOOP / "journal.jsonl")
+    bounded = world.again(bounds=Bounds(n_manifests=3, n_entries=5))
+    assert bounded.collect(LOOP, keep=2) == 5
+    assert [found.version for found in bounded.versions(LOOP)] == ["v8", "v7", "v6", "v2"]
+    assert [entry.action for entry in bounded.log(LOOP)] == ["published", "promoted", "published", "promoted", "pinned"]
+    assert journal.read_bytes().count(b"\n") == 17
+    kept = _everything(world.client)
+    assert bounded.manifest(LOOP, "v3").version == "v3"
+    with pytest.raises(NotFound, match="collected"):
+        bounded.promote(LOOP, "v3", actor="op", reason="old times")
+    with pytest.raises(NotFound, match="no version v9"):
+        bounded.promote(LOOP, "v9", actor="op", reason="typo")
+    world.client.flushdb()
+    [report] = bounded.restore()
+    assert (report.n_versions, report.n_entries, report.champion) == (4, 5, "v2")
+    assert _everything(world.client) == kept
+    assert bounded.manifest(LOOP, "v3").version == "v3"
+    assert bounded.collect(LOOP, keep=2) == 0
+    assert len(bounded.log(LOOP)) == 5
+    assert journal.read_bytes().count(b"\n") == 18
+
+
+def test_a_manifest_that_a_killed_publish_left_is_no_version_though_others_were_trimmed(world: World) -> None:
+    for _ in range(4):
+        world.champion()
+    bounded = world.again(bounds=Bounds(n_manifests=1, n_entries=5))
+    bounded.collect(LOOP, keep=1)
+    version = bounded.next_version(LOOP)
+    Artifacts(world.artifacts).put_manifest(manifest_of(version, tensors_of(9)))
+    with pytest.raises(NotFound):
+        bounded.manifest(LOOP, version)
