@@ -1,10 +1,10 @@
 -- Change the aliases of one loop and log it, atomically: the only place where an alias ever changes.
 -- KEYS: aliases, log, versions, collected.
--- ARGV: action, version, actor, reason, expected epoch or '', force ('1' or ''), extra fields as JSON or '', and for
--- 'record' the action to write down.
+-- ARGV: action, version, actor, reason, expected epoch or '', force ('1' or ''), extra fields as JSON or '', for
+-- 'record' the action to write down, and has history ('1' or '').
 -- Answers {verdict, detail, aliases as a flat list}; verdict is 'done', 'same', 'unknown', 'collected', 'pinned',
--- 'moved' or 'nothing'.
-local action, version, actor, reason, expected, force, extra, recorded = unpack(ARGV)
+-- 'moved', 'nothing' or 'lost' (the loop has a history that this Redis does not know; nothing was written).
+local action, version, actor, reason, expected, force, extra, recorded, has_history = unpack(ARGV)
 
 local state = {}
 local flat = redis.call('HGETALL', KEYS[1])
@@ -16,6 +16,8 @@ local pinned = state.pinned or ''
 local function answer(verdict, detail)
   return {verdict, detail or '', redis.call('HGETALL', KEYS[1])}
 end
+
+if has_history == '1' and not state.epoch then return answer('lost') end
 
 -- The champions before this one, newest first, as 'v3,v2,v1': where rollbacks go, step by step.
 local history = {}

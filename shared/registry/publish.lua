@@ -1,6 +1,8 @@
 -- Make a version visible, once: manifest, index and log entry appear together or not at all.
--- KEYS: manifest, versions, log, aliases.  ARGV: manifest bytes, version, number, actor, reason.
--- Answers 'published', 'same' (it is there already, equal) or 'other' (another manifest has this name).
+-- KEYS: manifest, versions, log, aliases.  ARGV: manifest bytes, version, number, actor, reason, has history ('1' or '').
+-- Answers 'published', 'same' (it is there already, equal) or 'other' (another manifest has this name), or
+-- 'lost': the loop has a history that this Redis does not know; nothing was written.
+if ARGV[6] == '1' and redis.call('HEXISTS', KEYS[4], 'epoch') == 0 then return 'lost' end
 local stored = redis.call('GET', KEYS[1])
 if stored then
   if stored == ARGV[1] then return 'same' end

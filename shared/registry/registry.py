@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from schemas.errors import Transient
 from schemas.manifest import Manifest
 from shared.logs import Log
 from shared.registry import blobs, envelope
@@ -29,6 +30,8 @@ from shared.registry.values import (
 )
 
 _log = Log("ratchet.registry")
+# Redis emptied between a restore and the write after it, so many times in a row, is no accident.
+_RESTORES = 3
 _FORGET_REPLICA_MS = 10 * 60 * 1000
 
 
@@ -90,8 +93,15 @@ class Registry:
         """
         loop, number = manifest.loop, number_of(manifest.version)
         packed = _pack_all(manifest, tensors)
-        self.ensure(loop)
+        verdict = self._unless_lost(loop, lambda: self._publish(manifest, number, packed, actor, reason))
+        if verdict == "other":
+            raise Conflict(f"loop {loop} has another version {manifest.version} already; take a new name")
+        self._journal.catch_up(loop)
+
+    def _publish(self, manifest: Manifest, number: int, packed: Mapping[str, bytes], actor: str, reason: str) -> str:
+        loop = manifest.loop
         with self._artifacts.lock(loop, "publish"):
+            has_history = self._artifacts.has_history(loop)
             for ref in manifest.tensors.values():
                 if not self._artifacts.has_blob(loop, ref.sha256, ref.n_bytes):
                     self._artifacts.put_blob(loop, ref.sha256, packed[ref.sha256])
@@ -101,11 +111,17 @@ class Registry:
             sealed = envelope.seal(manifest)
             if stored is None:
                 self._artifacts.put_manifest(manifest)
-            verdict = self._store.publish(loop, manifest.version, number, sealed, actor,
-                                          reason or manifest.gate.reason)
-        if verdict == "other":
-            raise Conflict(f"loop {loop} has another version {manifest.version} already; take a new name")
-        self._journal.catch_up(loop)
+            return self._store.publish(loop, manifest.version, number, sealed, actor, reason or manifest.gate.reason,
+                                       has_history=has_history)
+
+    def _unless_lost(self, loop: str, write: Callable[[], str]) -> str:
+        """Write and return the verdict; restore and write again when Redis was emptied just before."""
+        for _ in range(_RESTORES):
+            self.ensure(loop)
+            verdict = write()
+            if verdict != "lost":
+                return verdict
+        raise Transient(f"Redis loses the loop {loop} again and again; nothing was written")
 
     def manifest(self, loop: str, version: str) -> Manifest:
         """Read a version's manifest, checked; from the artifact directory when Redis has a damaged one or dropped it.
@@ -221,11 +237,17 @@ class Registry:
     def _change(self, loop: str, action: str, *, actor: str, reason: str, version: str = "",
                 expect_epoch: int | None = None, force: bool = False, extra: Mapping[str, Any] | None = None,
                 recorded: str = "") -> Aliases:
-        self.ensure(loop)
-        verdict, detail, state = self._store.change(
-            loop, action, version=version, actor=actor, reason=reason, expect_epoch=expect_epoch, force=force,
-            extra=msgspec.json.encode({k: _as_text(v) for k, v in extra.items()}).decode() if extra else "",
-            recorded=recorded)
+        detail, state = "", dict[str, str]()
+
+        def write() -> str:
+            nonlocal detail, state
+            verdict, detail, state = self._store.change(
+                loop, action, version=version, actor=actor, reason=reason, expect_epoch=expect_epoch, force=force,
+                extra=msgspec.json.encode({k: _as_text(v) for k, v in extra.items()}).decode() if extra else "",
+                recorded=recorded, has_history=self._artifacts.has_history(loop))
+            return verdict
+
+        verdict = self._unless_lost(loop, write)
         if verdict == "done":
             self._journal.catch_up(loop)
         if verdict == "unknown" and number_of(version) <= self._store.trimmed(loop) and \

@@ -83,12 +83,13 @@ class RedisStore:
 
     # Manifests and versions
 
-    def publish(self, loop: str, version: str, number: int, sealed: bytes, actor: str, reason: str) -> str:
+    def publish(self, loop: str, version: str, number: int, sealed: bytes, actor: str, reason: str, *,
+                has_history: bool) -> str:
         """Run ``publish.lua``; returns its verdict."""
         with _driver_errors():
             verdict = self._publish(keys=[_key(loop, f"manifest:{version}"), _key(loop, "versions"),
                                           _key(loop, "log"), _key(loop, "aliases")],
-                                    args=[sealed, version, number, actor, reason])
+                                    args=[sealed, version, number, actor, reason, "1" if has_history else ""])
         return _text(verdict)
 
     def put_manifest(self, loop: str, version: str, number: int, sealed: bytes) -> None:
@@ -173,13 +174,14 @@ class RedisStore:
             return bool(self._redis.hexists(_key(loop, "aliases"), "epoch"))
 
     def change(self, loop: str, action: str, *, version: str = "", actor: str, reason: str, expect_epoch: int | None,
-               force: bool = False, extra: str = "", recorded: str = "") -> tuple[str, str, dict[str, str]]:
+               force: bool = False, extra: str = "", recorded: str = "",
+               has_history: bool = False) -> tuple[str, str, dict[str, str]]:
         """Run ``change.lua``; returns its verdict, its detail, and the aliases as they are now."""
         with _driver_errors():
             verdict, detail, flat = self._change(
                 keys=[_key(loop, name) for name in ("aliases", "log", "versions", "collected")],
                 args=[action, version, actor, reason, "" if expect_epoch is None else expect_epoch,
-                      "1" if force else "", extra, recorded])
+                      "1" if force else "", extra, recorded, "1" if has_history else ""])
         texts = [_text(item) for item in flat]
         return _text(verdict), _text(detail), dict(zip(texts[::2], texts[1::2], strict=True))
 

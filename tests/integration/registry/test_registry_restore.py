@@ -184,3 +184,27 @@ def test_a_manifest_that_a_killed_publish_left_is_no_version_though_others_were_
     Artifacts(world.artifacts).put_manifest(manifest_of(version, tensors_of(9)))
     with pytest.raises(NotFound):
         bounded.manifest(LOOP, version)
+
+
+@pytest.mark.parametrize("write", ["publish", "record", "pin"])
+def test_a_redis_that_is_emptied_just_before_a_write_is_restored_first(world: World, write: str,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    world.champion()
+    ensure, emptied = Registry.ensure, []
+
+    def looked_then_emptied(registry: Registry, loop: str) -> None:
+        ensure(registry, loop)
+        if not emptied:
+            emptied.append(world.client.flushdb())
+
+    monkeypatch.setattr(Registry, "ensure", looked_then_emptied)
+    if write == "publish":
+        world.publish()
+    elif write == "record":
+        world.registry.record(LOOP, "noted", actor="t", reason="alive")
+    else:
+        world.registry.pin(LOOP, actor="op", reason="hold")
+    assert world.registry.aliases(LOOP).champion == "v1"
+    for manifest in world.registry.versions(LOOP):
+        assert len(world.registry.tensors(manifest)) == 2
+    assert [entry.action for entry in world.registry.log(LOOP)][:3] == ["published", "promoted", "restored"]
