@@ -1,4 +1,4 @@
-"""`ratchet demo` as a newcomer runs it, on the small corpus: a stack of its own, a model that learns, a report."""
+"""`ratchet demo` as a newcomer runs it: a stack of its own, a model that learns from nothing, a report."""
 
 import json
 import os
@@ -7,10 +7,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+BANKING = ROOT.parent / "shared" / "data" / "banking77"
 PORTS = ("COLLECTOR", "INFERENCE", "PROCESSOR", "TRAINER", "KAFKA", "POSTGRES", "REDIS", "DEMO")
 
 
@@ -21,18 +23,21 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.timeout(420)
-def test_the_demo_learns_the_small_inbox_live_and_accounts_for_every_event(folder: Path) -> None:
+def _demo(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """Run the demo on free ports; returns its report and what it printed."""
     environ = dict(os.environ) | {f"RATCHET_{name}_PORT": "0" for name in PORTS} | {
         "RATCHET_DATA_DIR": str(folder / "data"), "RATCHET_PSEUDONYM_KEY": "a-test-key-of-32-characters-1234"}
-    data, test = ROOT / "examples" / "support-messages.csv", ROOT / "examples" / "support-messages-test.csv"
     done = subprocess.run(
-        [sys.executable, "-m", "services.cli.main", "demo", "--data", str(data), "--test", str(test), "--rate", "15",
-         "--report", str(folder / "demo.json")],
+        [sys.executable, "-m", "services.cli.main", "demo", *options, "--report", str(folder / "demo.json")],
         cwd=ROOT, env=environ, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return json.loads((folder / "demo.json").read_text()), done.stdout
 
-    report = json.loads((folder / "demo.json").read_text())
+
+@pytest.mark.timeout(420)
+def test_the_demo_learns_the_small_inbox_live_and_accounts_for_every_event(folder: Path) -> None:
+    data, test = ROOT / "examples" / "support-messages.csv", ROOT / "examples" / "support-messages-test.csv"
+    report, printed = _demo(folder, "--data", str(data), "--test", str(test), "--rate", "15")
     assert report["events"] == {"accepted": 720, "stored": 720, "effects": 720}
     assert report["failed_requests"] == 0
     assert report["unanswered"] == 0
@@ -45,9 +50,20 @@ def test_the_demo_learns_the_small_inbox_live_and_accounts_for_every_event(folde
     times = report["loop_time"]
     assert times["measured"] + times["held_out"] == 720
     assert times["unlearned"] == times["unserved"] == 0
-    assert report["loop_time_s"]["p50"] < 10
     assert report["decisions"][0]["rule"] == "first"
 
-    assert "watch it learn: http://127.0.0.1:" in done.stdout
+    assert "watch it learn: http://127.0.0.1:" in printed
     assert (folder / "demo.html").read_text().startswith("<!doctype html>")
     assert not list((folder / "data").glob("demo-*")), "the demo removes the folder that it made"
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.skipif(not BANKING.is_dir(), reason=f"{BANKING} is not here: the bar is measured on real messages")
+def test_real_messages_are_learned_as_well_through_the_loop_as_by_the_recipe(folder: Path) -> None:
+    report, _ = _demo(folder, "--limit", "2500", "--rate", "40")
+    assert report["events"] == {"accepted": 2500, "stored": 2500, "effects": 2500}
+    assert report["unanswered"] == 0
+    # 77 intents, none known at the start. The recipe alone, 60 messages behind: 0.79 of the first 2,500.
+    assert report["prequential_accuracy"]["overall"] >= 0.75
+    assert report["prequential_accuracy"]["last_window"] >= 0.84
+    assert report["test_accuracy"] >= 0.87
