@@ -18,7 +18,8 @@ from services.collector import times, values
 from services.collector.envelope import Envelope
 from services.collector.intake import Arrival, Raw, Spoiled, open_object, split, text
 from services.collector.limits import Limits
-from services.collector.privacy import Privacy, id_text
+from services.collector.masks import id_text
+from services.collector.privacy import Privacy
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -127,6 +128,7 @@ class Reader:
         context = {key: value for key, value in sent.items() if key not in ("data", "data_base64")}
         user = self._user(context, properties)
         project = arrival.project
+        self._privacy.hide_users(project, [properties, context])
         self._privacy.hide_fields(project, "properties", properties)
         self._privacy.hide_fields(project, "context", context)
         event = Event(

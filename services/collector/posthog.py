@@ -15,7 +15,8 @@ from services.collector import times, values
 from services.collector.envelope import Envelope
 from services.collector.intake import Arrival, Raw, Verdict, decode, open_object, split, text
 from services.collector.limits import Limits
-from services.collector.privacy import Privacy, id_text, leaks
+from services.collector.masks import id_text
+from services.collector.privacy import Privacy, leaks
 
 _KINDS: Mapping[str, Kind] = {
     "$identify": "identify", "$set": "identify", "$create_alias": "alias", "$groupidentify": "group",
@@ -115,6 +116,7 @@ class Reader:
         context: dict[str, Any] = {key: value for key, value in
                                    (("session_id", capture.session_id), ("window_id", capture.window_id)) if value}
         project = arrival.project
+        self._privacy.hide_users(project, [properties, traits])
         self._privacy.hide_fields(project, "properties", properties)
         self._privacy.hide_fields(project, "traits", traits)
         subject = self._privacy.subject(project, user)
@@ -129,7 +131,9 @@ class Reader:
             properties=properties, traits=traits, context=context)
         sent = (user if capture.distinct_id not in (None, "") else "", inside, anonymous, alias)
         identities = [self._privacy.identity(project, id_) for id_ in sent if id_]
-        return self._privacy.without_ids(event, {i.id for i in identities}) if leaks(data, identities) else event
+        if leaks(data.lower(), identities):
+            return self._privacy.without_ids(event, {identity.id for identity in identities})
+        return event
 
     def _time_ms(self, capture: Capture, arrival: Arrival) -> int:
         time_ms = times.parse_ms(capture.timestamp, "timestamp")

@@ -3,12 +3,12 @@
 A user's own ids become the *subject*, wherever in the event they stand; configured fields become keyed hashes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from schemas.events import Event
+from services.collector.masks import MIN_INSIDE_TEXT, Mask, id_text, same_in_url
 from shared.pseudonym import Pseudonymiser
 
 DEFAULT_FIELDS = (
@@ -20,24 +20,30 @@ DEFAULT_FIELDS = (
     "properties.email", "properties.phone", "properties.ip", "properties.$ip", "properties.$email", "properties.$name",
     "properties.$phone",
 )
+# Fields that name a user, at any depth, in small letters: senders do not agree on userId, userID and userid.
 _IDENTITIES = frozenset({
-    "userId", "user_id", "userid", "anonymousId", "anonymous_id", "anonymousid", "previousId", "previous_id",
-    "distinct_id", "$user_id", "$anon_distinct_id", "$device_id", "$distinct_id",
+    "userid", "user_id", "anonymousid", "anonymous_id", "previousid", "previous_id", "distinctid", "distinct_id",
+    "$user_id", "$anon_distinct_id", "$device_id", "$distinct_id",
 })
 _SECRETS = frozenset({"writeKey", "api_key", "token", "access_token"})
-# An id shorter than this is replaced only where it is the whole value: cutting "u1" out of every text would destroy it.
-MIN_INSIDE_TEXT = 6
 _MAX_CACHED = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user's id as sent, its subject, and how it looks inside JSON and inside a URL (None when the same)."""
+    """A user's id.
+
+    Attributes:
+        needle: How it looks in JSON, in small letters, when nothing in it is escaped.
+        hard: It may look so different elsewhere that a search for ``needle`` proves nothing.
+        escapable: In URLs it looks different.
+    """
 
     id: str
     subject: str
     needle: bytes
-    quoted: bytes | None
+    hard: bool
+    escapable: bool
 
 
 class Privacy:
@@ -57,12 +63,12 @@ class Privacy:
             root, *inner = path.split(".")
             if root not in containers or not inner or not all(inner):
                 raise ValueError(f"{path!r} is not a path such as 'traits.email' (from properties, traits or context)")
+            if inner[-1].lower() in _IDENTITIES:
+                continue  # replaced anyway, by the subject; twice would be the hash of a hash
             containers[root].setdefault(tuple(inner[:-1]), set()).add(inner[-1])
             self._names.add(inner[-1])
-        for root in containers:
-            containers[root].setdefault((), set()).update(_IDENTITIES)
-        containers["context"].setdefault(("traits",), set()).update(_IDENTITIES | {"id"})
-        containers["traits"][()].add("id")
+        containers["context"].setdefault(("traits",), set()).add("id")
+        containers["traits"].setdefault((), set()).add("id")
         self._containers = {root: [(inner, frozenset(names)) for inner, names in found.items()]
                             for root, found in containers.items()}
 
@@ -77,15 +83,30 @@ class Privacy:
             if len(self._identities) >= _MAX_CACHED:
                 self._identities.clear()
             inside = len(user_id) >= MIN_INSIDE_TEXT
-            needle = (user_id if inside else f'"{user_id}"').encode("utf-8", "surrogatepass")
-            quoted = quote(user_id, safe="", errors="surrogatepass") if inside else user_id
+            needle = (user_id if inside else f'"{user_id}"').encode("utf-8", "surrogatepass").lower()
             found = Identity(user_id, self._pseudonymiser.subject(project, user_id), needle,
-                             None if quoted == user_id else quoted.encode())
+                             hard=not user_id.isascii() or " " in user_id,
+                             escapable=inside and not same_in_url(user_id))
             self._identities[project, user_id] = found
         return found
 
+    def hide_users(self, project: str, value: Any) -> None:
+        """Replace fields that name a user, at any depth, in place; once only, or hashes are hashed again."""
+        # Looking at every key costs 0.1 us a key, less than searching the raw bytes for all the names.
+        todo: list[Any] = [value]
+        while todo:
+            item = todo.pop()
+            if isinstance(item, dict):
+                for key, child in item.items():
+                    if key.lower() in _IDENTITIES:
+                        item[key] = self._hidden_user(project, child)
+                    elif isinstance(child, dict) or isinstance(child, list):  # noqa: SIM101 (half the time)
+                        todo.append(child)
+            elif isinstance(item, list):
+                todo += item
+
     def hide_fields(self, project: str, root: str, values: dict[str, Any]) -> None:
-        """Replace the configured fields, and fields that name a user, in place.
+        """Replace the configured fields in place.
 
         Args:
             root: ``properties``, ``traits`` or ``context``: what ``values`` are.
@@ -101,21 +122,15 @@ class Privacy:
     def without_ids(self, event: Event, ids: Iterable[str]) -> Event:
         """Return the event with every remaining occurrence of a user's ids replaced by the subject.
 
-        Covers names, keys, texts that contain an id of 6 characters or more (also as in a URL), and whole values.
+        Covers names, keys, texts that contain an id of 6 characters or more (also as in a URL), and whole values, in
+        any letter case.
         """
-        whole = {id_: self.subject(event.project, id_) for id_ in ids}
-        inside: dict[str, str] = {}
-        for id_, subject in whole.items():
-            if len(id_) >= MIN_INSIDE_TEXT:
-                inside |= {id_: subject, quote(id_): subject, quote(id_, safe=""): subject}
-        # Longest first: an id may contain another one.
-        table = dict(sorted(inside.items(), key=lambda pair: -len(pair[0])))
+        mask = Mask({id_: self.subject(event.project, id_) for id_ in ids})
         return Event(
-            id=_replace(event.id, whole, table), project=event.project, kind=event.kind,
-            name=_replace(event.name, whole, table), subject=event.subject, time_ms=event.time_ms,
-            received_ms=event.received_ms, source=event.source, original_time=event.original_time,
-            properties=_replace(event.properties, whole, table), traits=_replace(event.traits, whole, table),
-            context=_replace(event.context, whole, table))
+            id=mask.text(event.id), project=event.project, kind=event.kind, name=mask.text(event.name),
+            subject=event.subject, time_ms=event.time_ms, received_ms=event.received_ms, source=event.source,
+            original_time=event.original_time, properties=mask.value(event.properties),
+            traits=mask.value(event.traits), context=mask.value(event.context))
 
     def scrubbed(self, project: str, value: Any) -> Any:
         """Return refused input with everything replaced that may name a person, whatever its shape.
@@ -125,19 +140,25 @@ class Privacy:
         ids: set[str] = set()
         _collect_ids(value, ids)
         cleaned = self._scrub(project, value)
-        whole = {id_: self.subject(project, id_) for id_ in ids if id_}
-        inside = dict(sorted(((id_, subject) for id_, subject in whole.items() if len(id_) >= MIN_INSIDE_TEXT),
-                             key=lambda pair: -len(pair[0])))
-        return _replace(cleaned, whole, inside)
+        return Mask({id_: self.subject(project, id_) for id_ in ids if id_}).value(cleaned)
 
     def _scrub(self, project: str, value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: self._hidden(project, key, child) if key in _IDENTITIES or key in self._names
+            return {key: self._hidden_user(project, child) if key.lower() in _IDENTITIES
+                    else self._hidden(project, key, child) if key in self._names
                     else self._scrub(project, child)
                     for key, child in value.items() if key not in _SECRETS}
         if isinstance(value, list):
             return [self._scrub(project, child) for child in value]
         return value
+
+    def _hidden_user(self, project: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            # Who sends an object where an id belongs may well have the ids as its keys.
+            return {self.subject(project, key): self._hidden_user(project, child) for key, child in value.items()}
+        if isinstance(value, list):
+            return [self._hidden_user(project, child) for child in value]
+        return value if value is None or isinstance(value, bool) else self.subject(project, id_text(value))
 
     def _hidden(self, project: str, name: str, value: Any) -> Any:
         if isinstance(value, dict):
@@ -146,27 +167,24 @@ class Privacy:
             return [self._hidden(project, name, child) for child in value]
         if value is None or value == "" or isinstance(value, bool):
             return value
-        if name in _IDENTITIES or name == "id":
+        if name == "id":
             return self.subject(project, id_text(value))
         return self._pseudonymiser.field(project, str(value))
 
 
-def id_text(value: str | float) -> str:
-    """Return an id as text; a whole number sent as a float is the same id as the integer."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def leaks(data: bytes, identities: Sequence[Identity]) -> bool:
+def leaks(small: bytes, identities: Sequence[Identity]) -> bool:
     """Tell whether an id may stand in the raw event more often than in the fields that name the user.
 
     Args:
+        small: The event's JSON in small letters.
         identities: One for each such field; one that stands in two of them comes twice.
     """
+    if b"\\" in small:
+        return True  # any letter may be written as \u0061
     for identity in identities:
-        expected = 1 if len(identities) == 1 else sum(other.id == identity.id for other in identities)
-        if data.count(identity.needle) != expected or (identity.quoted is not None and identity.quoted in data):
+        expected = 1 if len(identities) == 1 else sum(other.needle == identity.needle for other in identities)
+        if (identity.hard or small.count(identity.needle) != expected
+                or (identity.escapable and b"%" in small)):
             return True
     return False
 
@@ -174,27 +192,10 @@ def leaks(data: bytes, identities: Sequence[Identity]) -> bool:
 def _collect_ids(value: Any, found: set[str]) -> None:
     if isinstance(value, dict):
         for key, child in value.items():
-            if key in _IDENTITIES and isinstance(child, str | int | float) and not isinstance(child, bool):
+            if key.lower() in _IDENTITIES and isinstance(child, str | int | float) and not isinstance(child, bool):
                 found.add(id_text(child))
             else:
                 _collect_ids(child, found)
     elif isinstance(value, list):
         for child in value:
             _collect_ids(child, found)
-
-
-def _replace(value: Any, whole: Mapping[str, str], inside: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        if value in whole:
-            return whole[value]
-        for id_, subject in inside.items():
-            if id_ in value:
-                value = value.replace(id_, subject)
-        return value
-    if isinstance(value, dict):
-        return {_replace(key, whole, inside): _replace(child, whole, inside) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_replace(child, whole, inside) for child in value]
-    if isinstance(value, int | float) and not isinstance(value, bool) and (text := id_text(value)) in inside:
-        return inside[text]
-    return value

@@ -12,7 +12,8 @@ from services.collector import times, values
 from services.collector.envelope import Envelope
 from services.collector.intake import Arrival, decode, open_object, split, text
 from services.collector.limits import Limits
-from services.collector.privacy import Privacy, id_text, leaks
+from services.collector.masks import id_text
+from services.collector.privacy import Privacy, leaks
 
 Type = Literal["track", "identify", "page", "screen", "group", "alias"]
 TYPES: tuple[Type, ...] = ("track", "identify", "page", "screen", "group", "alias")
@@ -87,6 +88,7 @@ class Reader:
             context["groupId"] = text(self._id(call.groupId, "groupId"), "groupId", self._limits.max_id_chars)
         elif kind == "alias":
             text(previous, "previousId", self._limits.max_id_chars)
+        privacy.hide_users(project, [properties, traits, context])
         if properties:
             privacy.hide_fields(project, "properties", properties)
         if traits:
@@ -107,7 +109,7 @@ class Reader:
             time_ms=times.corrected_ms(time_ms, sent_ms, arrival.received_ms), received_ms=arrival.received_ms,
             source=_source(call), original_time=None if original is None else str(original),
             properties=properties, traits=traits, context=context)
-        if self._context or leaks(data, identities):
+        if self._context or leaks(data.lower(), identities):
             return privacy.without_ids(event, {identity.id for identity in identities})
         return event
 

@@ -4,11 +4,15 @@ import json
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from schemas.dead import DeadLetter
+from schemas.events import Event
 from schemas.frames import encode_one
-from services.collector import intake, posthog, segment
+from schemas.posthog import Capture
+from schemas.segment import Call
+from services.collector import cloudevents, intake, posthog, segment
 from services.collector.limits import Limits
 from services.collector.privacy import Privacy
 from shared.pseudonym import Pseudonymiser
@@ -16,6 +20,11 @@ from shared.pseudonym import Pseudonymiser
 LIMITS = Limits(max_event_bytes=1 << 20)
 ids = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=("Cs",)), min_size=6,
               max_size=24).filter(lambda text: text.strip() == text and "s_" not in text)
+
+# What stands in every stored event or dead letter, and so would also be found as an id.
+OUR_WORDS = " ".join((*Event.__struct_fields__, *DeadLetter.__struct_fields__, *Call.__struct_fields__, *segment.TYPES,
+                      *Capture.__struct_fields__, "posthog", "collector", "subjects", "$user_id", "$device_id",
+                      "$create_alias", "missing_field", "unknown_type", "the field is missing or empty")).lower()
 
 
 def arrival():
@@ -53,6 +62,29 @@ def test_a_users_id_is_replaced_where_it_stands_in_a_url():
     assert "ada" not in text
 
 
+@pytest.mark.parametrize(("user", "properties"), [
+    (r"alice\/77", '{"note":"by alice/77"}'), (r"alice\/77", r'{"note":"alice\u002f77"}'),
+    ("alice/77", r'{"note":"by \u0061lice/77"}'), ("alice/77", r'{"note":"alice/7\u0037 said"}'),
+    ("alice/77", '{"note":"by ALICE/77"}'), ("Alice/77", '{"alice/77":{"ALICE/77":1}}'),
+    ("alice/77", '{"note":"?u=alice%2f77"}'), ("alice/77", '{"note":"?u=Alice%2F77"}'),
+    ("alice 77", '{"note":"?u=alice+77"}'), ("alice", '{"who":"Alice"}'),
+])
+def test_a_users_id_is_replaced_in_other_letter_case_and_however_it_is_escaped(user, properties):
+    own = privacy()
+    body = f'{{"batch":[{{"type":"track","event":"x","userId":"{user}","properties":{properties}}}]}}'
+    envelope = segment.open_batch(body.encode(), LIMITS)
+    event = intake.take(envelope.raws, arrival(), segment.Reader(own, LIMITS), own, LIMITS).events[0]
+    assert "alice" not in encode_one(event).decode().lower()
+    assert event.subject in json.dumps(event.properties)
+
+
+def test_an_id_that_is_not_ascii_is_replaced_in_other_letter_case_and_in_a_url():
+    call = {"type": "track", "event": "x", "userId": "élodie@x", "properties": {
+        "a": "by ÉLODIE@X", "b": f"?u={quote('élodie@x').lower()}", "c": "?u=%C3%A9lodie@x"}}
+    _, text = stored(segment.open_batch, segment.Reader(privacy(), LIMITS), {"batch": [call]}, privacy())
+    assert "lodie" not in text.lower()
+
+
 def test_a_short_id_is_replaced_only_where_it_is_the_whole_value():
     call = {"type": "track", "event": "u1 again", "userId": "u1", "properties": {"who": "u1", "text": "menu1 u1"}}
     taken, _ = stored(segment.open_batch, segment.Reader(privacy(), LIMITS), {"batch": [call]}, privacy())
@@ -63,6 +95,7 @@ def test_a_short_id_is_replaced_only_where_it_is_the_whole_value():
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(user=ids, anonymous=ids, previous=ids, kind=st.sampled_from(["track", "alias", "zap", "group"]))
 def test_no_id_of_any_kind_of_call_is_ever_stored(user, anonymous, previous, kind):
+    assume(not any(id_.lower() in OUR_WORDS for id_ in (user, anonymous, previous)))
     call = {"type": kind, "event": "x", "userId": user, "anonymousId": anonymous, "previousId": previous,
             "groupId": "g", "messageId": "m",
             "properties": {"a": [user, {"b": f"<{anonymous}>"}], "c": {previous: user}},
@@ -76,12 +109,54 @@ def test_no_id_of_any_kind_of_call_is_ever_stored(user, anonymous, previous, kin
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(user=ids, anonymous=ids, event=st.sampled_from(["x", "$identify", "$create_alias", ""]))
 def test_no_id_of_any_capture_is_ever_stored(user, anonymous, event):
+    assume(not any(id_.lower() in OUR_WORDS for id_ in (user, anonymous)))
     capture = {"event": event, "distinct_id": user, "uuid": "1", "$set": {"email": user},
                "properties": {"$anon_distinct_id": anonymous, "$user_id": user, "$device_id": anonymous,
                               "alias": anonymous, "deep": [{"x": user}], "distinct_id": user}}
     _, text = stored(posthog.open_body, posthog.Reader(privacy(), LIMITS), {"batch": [capture]}, privacy())
     for id_ in (user, anonymous) if event == "$create_alias" else (user,):
         assert json.dumps(id_, ensure_ascii=False)[1:-1] not in text
+
+
+BOB = "bob-654321"
+NESTED = [{"team": {"userId": BOB}}, {"list": [{"user_id": BOB}]}, {"a": {"distinct_id": BOB}},
+          {"a": [[{"anonymousId": BOB}]]}, {"a": {"previousId": BOB}}, {"a": {"userID": BOB}},
+          {"a": {"$anon_distinct_id": BOB}}, {"a": {"$device_id": BOB}}, {"a": {"user_id": {BOB: [BOB]}}}]
+
+
+@pytest.mark.parametrize("nested", NESTED)
+@pytest.mark.parametrize("place", ["properties", "traits", "context"])
+def test_other_users_that_an_event_names_are_subjects_at_any_depth(place, nested):
+    own = privacy()
+    call = {"type": "track", "event": "x", "userId": "user-123456", place: nested}
+    taken, text = stored(segment.open_batch, segment.Reader(own, LIMITS), {"batch": [call]}, own)
+    assert len(taken.events) == 1
+    assert BOB not in text
+    assert own.subject("app", BOB) in text
+
+
+@pytest.mark.parametrize("nested", NESTED)
+def test_other_users_in_a_batchs_context_in_captures_and_in_cloudevents_are_subjects_too(nested):
+    own = privacy()
+    call = {"type": "track", "event": "x", "userId": "user-123456"}
+    _, text = stored(segment.open_batch, segment.Reader(own, LIMITS, context=nested), {"batch": [call]}, own)
+    for capture in ({"properties": nested}, {"$set": nested}, {"properties": {"$set_once": nested}}):
+        capture = {"event": "x", "distinct_id": "user-123456", **capture}
+        text += stored(posthog.open_body, posthog.Reader(own, LIMITS), {"batch": [capture]}, own)[1]
+    headers = {"content-type": cloudevents.BATCH}
+    for sent in ({"data": nested}, {"data": [nested]}):
+        sent = {"specversion": "1.0", "id": "1", "type": "t", "source": "/w", **sent}
+        text += stored(lambda body, limits: cloudevents.open_request(body, headers, limits),
+                       cloudevents.Reader(own, LIMITS), [sent], own)[1]
+    assert BOB not in text
+    assert text.count(own.subject("app", BOB)) >= 6
+
+
+def test_an_id_that_is_also_a_configured_field_is_the_subject_and_not_the_hash_of_it():
+    own = Privacy(Pseudonymiser("unit-test-key-0123456789"), ["properties.user_id"])
+    call = {"type": "track", "event": "x", "userId": "user-123456", "properties": {"user_id": BOB}}
+    taken, _ = stored(segment.open_batch, segment.Reader(own, LIMITS), {"batch": [call]}, own)
+    assert taken.events[0].properties["user_id"] == own.subject("app", BOB)
 
 
 def test_configured_fields_are_hashes_and_everything_else_is_kept():
