@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from services.cli.grammar import command
 
 if TYPE_CHECKING:
+    from schemas.loops import Loop
     from services.cli.grammar import Commands
 
 CHECK_EXAMPLES = """\
@@ -22,6 +23,13 @@ def add(commands: "Commands") -> None:
     check = command(actions, "check", _check, about="explain what is wrong in loop files, and where",
                     more="Prints one line per file; the exit status is 1 when any is wrong.", examples=CHECK_EXAMPLES)
     check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a loop file, or a folder of them")
+
+
+def warn_of_rollout(loop: "Loop") -> None:
+    """Say in one line when a loop wishes for a rollout, which nothing acts on yet."""
+    if loop.rollout.shadow or loop.rollout.canary != (1.0,):
+        print(f"warning: the loop {loop.name} declares a [rollout], but rollout is not acted on yet: an accepted "
+              "version serves everyone at once", file=sys.stderr)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -42,6 +50,7 @@ def _check(arguments: argparse.Namespace) -> int:
         seen[loop.name] = file
         print(f"{file}: ok, loop {loop.name}: {loop.task} on {loop.base}, "
               f"learns from {', '.join(loop.feedback) or 'nothing'}")
+        warn_of_rollout(loop)
     return 1 if n_wrong else 0
 
 

@@ -69,17 +69,21 @@ def _up(arguments: argparse.Namespace) -> int:
     environ = dict(os.environ) | {"RATCHET_DATA_DIR": str(data_dir)}
     if arguments.loops:
         environ["RATCHET_LOOPS_DIR"] = str(arguments.loops.expanduser().resolve())
-    _check_loops(environ)
+    # The detached one checks again, and what it says is shown here.
+    _check_loops(environ, warn=not arguments.detach)
     return _detached(data_dir, environ) if arguments.detach else _attached(data_dir, environ)
 
 
-def _check_loops(environ: dict[str, str]) -> None:
+def _check_loops(environ: dict[str, str], *, warn: bool) -> None:
+    from services.cli.loops import warn_of_rollout
     from services.stack.settings import Settings
     from shared.loops import load
     from shared.settings import read
 
     # Before any server starts: a wrong loop file would stop every service a minute later.
-    load(read(Settings, environ).loops_dir)
+    for loop in load(read(Settings, environ).loops_dir).values():
+        if warn:
+            warn_of_rollout(loop)
 
 
 def _attached(data_dir: Path, environ: dict[str, str]) -> int:

@@ -66,6 +66,23 @@ def test_two_files_that_declare_one_loop_are_wrong(tmp_path: Path, capsys: pytes
     assert f"the loop 'support-intents' is declared in {tmp_path / 'a.toml'} too" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("rollout", "warned"), [
+    ("", False), ("[rollout]\ncanary = [1.0]\n", False), ("[rollout]\ncanary = [0.1, 1.0]\n", True),
+    ("[rollout]\nshadow = true\n", True)])
+def test_a_rollout_that_nothing_acts_on_yet_is_warned_of(
+        rollout: str, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop.toml").write_text(
+        f'name = "a"\n[feedback.click]\nevent = "Clicked"\nvalue = "yes"\n{rollout}')
+    wanted = ["warning: the loop a declares a [rollout], but rollout is not acted on yet: an accepted version serves "
+              "everyone at once"] if warned else []
+    assert main(["loops", "check", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.splitlines() == wanted
+    monkeypatch.setattr("services.cli.stack._attached", lambda *_: 0)
+    assert main(["up", "--data-dir", str(tmp_path / "data"), "--loops", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.splitlines() == wanted
+
+
 def test_an_operator_command_without_a_stack_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RATCHET_REDIS_URL", raising=False)
