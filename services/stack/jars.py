@@ -8,16 +8,18 @@ given kafka-clients 3.9.1 beside a 4.x broker, and a resolution that needs no ne
 import hashlib
 import logging
 import os
+import queue
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import Permanent, Transient
-from services.stack.process import Say
+from services.stack.process import NEVER, STOP_POLL_S, Say, Stopped
 
 KAFKA_VERSION = "4.3.1"
 LOG4J_VERSION = "2.25.4"
@@ -25,6 +27,8 @@ PINS = Path(__file__).with_name("kafka.jars")
 N_DOWNLOADS = 8
 N_ATTEMPTS = 3
 TIMEOUT_S = 30
+_SCRATCH = ".fetch-"
+_ABANDONED_S = 3600
 
 
 @dataclass(frozen=True)
@@ -63,19 +67,20 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ratchet"
 
 
-def classpath(say: Say, cache: Path | None = None) -> str:
+def classpath(say: Say, cache: Path | None = None, stop: threading.Event = NEVER) -> str:
     """Return Kafka's class path; what is missing or damaged in the cache is fetched, and every jar is checked.
 
     Raises:
         Transient: A jar could not be fetched.
         Permanent: A fetched jar is not the pinned one.
+        Stopped: It was asked to stop first.
     """
     folder = (cache or cache_dir()) / f"kafka-{KAFKA_VERSION}"
     folder.mkdir(parents=True, exist_ok=True)
     wanted = pins()
     missing = [jar for jar in wanted if not _intact(folder / jar.file_name, jar)]
     if missing:
-        _fetch_all(missing, folder, say)
+        _fetch_all(missing, folder, say, stop)
     return os.pathsep.join(str(folder / jar.file_name) for jar in wanted)
 
 
@@ -91,22 +96,61 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fetch_all(missing: list[Jar], folder: Path, say: Say) -> None:
+def _fetch_all(missing: list[Jar], folder: Path, say: Say, stop: threading.Event) -> None:
+    _sweep(folder)
     total_mb = sum(jar.n_bytes for jar in missing) / 1e6
     say(f"fetching Kafka {KAFKA_VERSION}: {len(missing)} jars, {total_mb:.0f} MB, once, into {folder}")
     done_mb, shown_percent = 0.0, 0
-    with ThreadPoolExecutor(N_DOWNLOADS) as pool:
-        futures = {pool.submit(_fetch, jar, folder): jar for jar in missing}
+    waiting: queue.SimpleQueue[Jar] = queue.SimpleQueue()
+    for jar in missing:
+        waiting.put(jar)
+    fetched: queue.SimpleQueue[Jar | Exception] = queue.SimpleQueue()
+    over = threading.Event()
+    # Daemons, and no pool: nobody waits for a download that is stuck, neither here nor when the process ends.
+    for _ in range(min(N_DOWNLOADS, len(missing))):
+        threading.Thread(target=_fetch_some, args=(waiting, fetched, over, folder), daemon=True).start()
+    try:
+        for _ in missing:
+            result = _next(fetched, stop)
+            if isinstance(result, Exception):
+                raise result
+            done_mb += result.n_bytes / 1e6
+            percent = int(100 * done_mb / total_mb)
+            if percent >= shown_percent + 20:
+                shown_percent = percent
+                say(f"fetching Kafka: {done_mb:.0f} of {total_mb:.0f} MB")
+    finally:
+        over.set()
+
+
+def _fetch_some(waiting: "queue.SimpleQueue[Jar]", fetched: "queue.SimpleQueue[Jar | Exception]",
+                over: threading.Event, folder: Path) -> None:
+    while not over.is_set():
         try:
-            for future in as_completed(futures):
-                future.result()
-                done_mb += futures[future].n_bytes / 1e6
-                percent = int(100 * done_mb / total_mb)
-                if percent >= shown_percent + 20:
-                    shown_percent = percent
-                    say(f"fetching Kafka: {done_mb:.0f} of {total_mb:.0f} MB")
-        finally:
-            pool.shutdown(cancel_futures=True)
+            jar = waiting.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            _fetch(jar, folder)
+            fetched.put(jar)
+        except Exception as exc:  # noqa: BLE001 - raised again by the thread that waits
+            fetched.put(exc)
+
+
+def _next(fetched: "queue.SimpleQueue[Jar | Exception]", stop: threading.Event) -> Jar | Exception:
+    while not stop.is_set():
+        try:
+            return fetched.get(timeout=STOP_POLL_S)
+        except queue.Empty:
+            continue
+    raise Stopped
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what an interrupted fetch left; another one may be under way in the same cache."""
+    for scratch in folder.glob(_SCRATCH + "*"):
+        if scratch.stat().st_mtime < time.time() - _ABANDONED_S:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _fetch(jar: Jar, folder: Path) -> None:
@@ -117,7 +161,7 @@ def _fetch(jar: Jar, folder: Path) -> None:
     fault: Exception | None = None
     for _ in range(N_ATTEMPTS):
         # jgo writes in place and only warns about a wrong checksum: hence a folder of its own, a check, a rename.
-        scratch = Path(tempfile.mkdtemp(prefix=".fetch-", dir=folder))
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
         try:
             context = MavenContext(repo_cache=scratch, timeout=TIMEOUT_S)
             fetched = context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()

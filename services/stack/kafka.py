@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
+import threading
 import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from schemas.errors import Permanent
 from services.stack import jars
 from services.stack.ports import HOST, free_port
-from services.stack.process import Command, Say
+from services.stack.process import NEVER, Command, Say, finish
 
 # Measured: ready in 1.6 s at about 150 MB. Without the serial collector and with C2 it is 2.5 s and 300 MB.
 JVM_FLAGS = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
@@ -89,14 +89,15 @@ class Kafka:
         """The address that clients are given."""
         return f"{HOST}:{self.port}"
 
-    def prepare(self, say: Say) -> None:
+    def prepare(self, say: Say, stop: threading.Event = NEVER) -> None:
         """Fetch the jars and format the storage, each once; a half-made storage is made again.
 
         Raises:
             Transient: The jars cannot be fetched.
             Permanent: A jar is not the pinned one, or the storage cannot be formatted.
+            Stopped: It was asked to stop first.
         """
-        self._classpath = jars.classpath(say, self._cache)
+        self._classpath = jars.classpath(say, self._cache, stop)
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "log4j2.properties").write_text(LOG4J)
         logs = self.directory / "logs"
@@ -107,9 +108,9 @@ class Kafka:
         shutil.rmtree(logs, ignore_errors=True)
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         argv = self._java("kafka.tools.StorageTool", "format", "-t", "k" + cluster[1:], "-c", str(self._configure()))
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=self.directory)
-        if done.returncode != 0:
-            raise Permanent(f"Kafka's storage {logs} cannot be formatted: {(done.stderr or done.stdout)[-2000:]}")
+        status, said = finish(argv, stop, cwd=self.directory)
+        if status != 0:
+            raise Permanent(f"Kafka's storage {logs} cannot be formatted: {said[-2000:]}")
 
     def command(self) -> Command:
         """Return how to start it. The controller's port is a new free one each time: only the node itself uses it."""

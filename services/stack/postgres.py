@@ -9,14 +9,15 @@ import os
 import pwd
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 from schemas.errors import Permanent
+from services.stack import passage
 from services.stack.ports import HOST
-from services.stack.process import Command, Say
+from services.stack.process import NEVER, Command, Say, finish
 
 USER = "ratchet"
 # Small enough for a laptop; everything that decides durability keeps its default (fsync, full_page_writes on).
@@ -46,7 +47,8 @@ class Postgres:
 
     Args:
         directory: Its data; made when absent. As root it belongs to another user, since Postgres refuses to run
-            as root: the owner it already has, else ``postgres`` where that user exists, else ``nobody``.
+            as root: the owner it already has, else ``postgres`` where that user exists, else ``nobody``. That
+            user need not be able to reach it by its path.
         log_file: Where its log goes.
         settings: Additions to SETTINGS.
     """
@@ -63,16 +65,14 @@ class Postgres:
         """The address of the database ``ratchet``, with the password."""
         return f"postgresql://{USER}:{self.password}@{HOST}:{self.port}/ratchet"
 
-    def prepare(self, say: Say) -> None:
+    def prepare(self, say: Say, stop: threading.Event = NEVER) -> None:
         """Initialise the data directory once; a half-made one is made again.
 
         Raises:
             Permanent: initdb failed; its output is in the message.
+            Stopped: It was asked to stop first.
         """
         owner = self._owner()
-        if owner:
-            _open_the_way(self.directory, say)
-            _open_the_way(binaries(), say)
         if (self.directory / "PG_VERSION").exists():
             return
         say("initialising Postgres")
@@ -88,14 +88,16 @@ class Postgres:
             if owner:
                 os.chown(password_file.name, *owner)
             self._run(["initdb", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--username", USER,
-                       "--pwfile", password_file.name, "--no-instructions", "--pgdata", str(making)], making)
-        self._run(["postgres", "--single", "-D", str(making), "postgres"], making, stdin="CREATE DATABASE ratchet;\n")
+                       "--pwfile", password_file.name, "--no-instructions", "--pgdata", self._name_of(making)], making,
+                      stop)
+        self._run(["postgres", "--single", "-D", self._name_of(making), "postgres"], making, stop,
+                  stdin="CREATE DATABASE ratchet;\n")
         making.rename(self.directory)
 
     def command(self) -> Command:
         """Return how to start it. SIGINT is its fast shutdown: clients are cut off, nothing committed is lost."""
         options = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
-        argv = (str(binaries() / "postgres"), "-D", str(self.directory), "-p", str(self.port), *options)
+        argv = (str(self._program("postgres")), "-D", self._name_of(self.directory), "-p", str(self.port), *options)
         return Command(self.name, argv, _environment(), self.directory, self.log_file, owner=self._owner(),
                        stop_signal=signal.SIGINT, stop_timeout_s=30)
 
@@ -118,25 +120,25 @@ class Postgres:
             return entry.pw_uid, entry.pw_gid
         raise Permanent("Postgres does not run as root, and there is neither a user postgres nor nobody to run it as")
 
-    def _run(self, argv: list[str], directory: Path, *, stdin: str = "") -> None:
-        uid, gid = self._owner() or (None, None)
-        done = subprocess.run([str(binaries() / argv[0]), *argv[1:]], input=stdin, capture_output=True, text=True,
-                              env=_environment(), cwd=directory, user=uid, group=gid,
-                              extra_groups=[] if uid is not None else None, check=False)
-        if done.returncode != 0:
-            raise Permanent(f"{argv[0]} failed with status {done.returncode}: {done.stderr.strip()[-2000:]}")
+    def _program(self, name: str) -> Path:
+        folder = binaries()
+        if self._owner():
+            site, package, tree = folder.parents[2], folder.parents[1].name, folder.parents[0].name
+            # The wheel keeps the shared libraries beside the package, found from the programs' own place.
+            parts = [f"{package}/{tree}/{part}" for part in ("bin", "lib", "share")] + [f"{package}.libs"]
+            folder = passage.programs(site, parts, "ratchet-postgres") / package / tree / "bin"
+        return folder / name
+
+    def _name_of(self, directory: Path) -> str:
+        return passage.own_name(directory) if self._owner() else str(directory)
+
+    def _run(self, argv: list[str], directory: Path, stop: threading.Event, *, stdin: str = "") -> None:
+        status, said = finish([str(self._program(argv[0])), *argv[1:]], stop, stdin=stdin, cwd=directory,
+                              env=_environment(), owner=self._owner())
+        if status != 0:
+            raise Permanent(f"{argv[0]} failed with status {status}: {said.strip()[-2000:]}")
 
 
 def _environment() -> dict[str, str]:
     # PG* variables of the user (PGPORT, PGDATA, …) would steer our server elsewhere.
     return {key: value for key, value in os.environ.items() if not key.startswith("PG")} | {"LC_ALL": "C.UTF-8"}
-
-
-def _open_the_way(path: Path, say: Say) -> None:
-    """Let other users pass through (not list) each folder that leads to a path; only needed as root."""
-    for folder in path.resolve().parents:
-        if folder.exists():
-            mode = folder.stat().st_mode
-            if not mode & stat.S_IXOTH:
-                say(f"letting other users pass through {folder}, since Postgres cannot run as root")
-                folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ from schemas.errors import Permanent, Transient
 
 Say = Callable[[str], None]
 POLL_S = 0.02
+STOP_POLL_S = 0.1
+NEVER = threading.Event()  # the stop event of those who are not asked to stop
+
+
+class Stopped(Exception):
+    """A signal asked the stack to stop."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,12 @@ class Server(Protocol):
     name: str
     port: int
 
-    def prepare(self, say: Say) -> None:
-        """Make everything that must exist before the first start. Idempotent; may take seconds."""
+    def prepare(self, say: Say, stop: threading.Event = NEVER) -> None:
+        """Make everything that must exist before the first start. Idempotent; may take seconds, or minutes to fetch.
+
+        Raises:
+            Stopped: ``stop`` was set before it was done; the next call starts anew.
+        """
 
     def command(self) -> Command:
         """Return how to start it now; asked again at every restart."""
@@ -77,6 +88,39 @@ class Identity:
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+
+def finish(argv: Sequence[str], stop: threading.Event, *, stdin: str = "", cwd: Path,
+           env: Mapping[str, str] | None = None, owner: tuple[int, int] | None = None) -> tuple[int, str]:
+    """Run a program to its end.
+
+    Args:
+        env: Its whole environment; None for ours.
+        owner: The (uid, gid) to run as, or None for our own.
+
+    Returns:
+        Its exit status, and what it said on standard error, or else on standard output.
+
+    Raises:
+        Stopped: ``stop`` was set first; the program was killed.
+    """
+    uid, gid = owner or (None, None)
+    # A session of its own: a Ctrl-C at the terminal reaches only us, and all that it started can be killed.
+    with subprocess.Popen(argv, text=True, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, start_new_session=True, user=uid, group=gid,
+                          extra_groups=[] if owner else None) as process:
+        left: str | None = stdin
+        while True:
+            try:
+                out, err = process.communicate(left, timeout=STOP_POLL_S)
+                return process.returncode, err or out
+            except subprocess.TimeoutExpired:
+                left = None
+            if stop.is_set():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                raise Stopped
 
 
 def identity_of(pid: int) -> Identity:
@@ -150,7 +194,7 @@ class Child:
         self.command = command
         command.log_file.parent.mkdir(parents=True, exist_ok=True)
         uid, gid = command.owner or (None, None)
-        # O_APPEND: the log is cut while the child writes on (see logs.py); it then goes on at the new end.
+        # O_APPEND: the log is cut while the child writes on (see logfiles.py); it then goes on at the new end.
         with command.log_file.open("ab") as log:
             try:
                 self._popen = subprocess.Popen(

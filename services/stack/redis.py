@@ -3,11 +3,12 @@
 import os
 import secrets
 import socket
+import threading
 from pathlib import Path
 
 from schemas.errors import Transient
 from services.stack.ports import HOST
-from services.stack.process import Command, Say
+from services.stack.process import NEVER, Command, Say
 
 
 class Redis:
@@ -30,7 +31,7 @@ class Redis:
         """The address of database 0, with the password."""
         return f"redis://:{self.password}@{HOST}:{self.port}/0"
 
-    def prepare(self, say: Say) -> None:
+    def prepare(self, say: Say, stop: threading.Event = NEVER) -> None:
         """Write its configuration."""
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "redis.conf"

@@ -15,7 +15,7 @@ from typing import TypeVar
 from schemas.errors import Permanent, Transient
 from services.stack import logfiles, plan, ports, preparing, state, vault
 from services.stack.plan import FRONT_DOORS, Plan, Service
-from services.stack.process import Identity, Say, Server, identity_of
+from services.stack.process import Identity, Say, Server, Stopped, identity_of
 from services.stack.redis import Redis
 from services.stack.settings import Settings
 from services.stack.units import Unit, why
@@ -25,10 +25,6 @@ T = TypeVar("T")
 TICK_S = 0.1
 LOGS_EVERY_S = 5.0
 WRONG_SETTING = 2  # the exit status of a service whose settings or loop files are wrong
-
-
-class Stopped(Exception):
-    """A signal asked the stack to stop."""
 
 
 class Supervisor:
@@ -77,7 +73,7 @@ class Supervisor:
 
     def _start(self, todo: Plan) -> None:
         self._write()
-        _in_parallel(lambda server: server.prepare(self._say), todo.servers)
+        _in_parallel(lambda server: server.prepare(self._say, self._stop), todo.servers)
         self._check_stop()
         deadline = time.monotonic() + self._settings.start_timeout_s
         for server in todo.servers:

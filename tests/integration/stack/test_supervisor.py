@@ -166,6 +166,19 @@ def test_a_wrong_setting_of_a_service_ends_the_start_with_its_own_words(stack: S
     assert state.orphans(stack.folder) == {}
 
 
+def test_ctrl_c_ends_downloads_that_do_not_get_on(stack: Stack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        supervisor = stack.up(wait=False, RATCHET_CACHE_DIR=str(stack.folder.with_name("cache")),
+                              HTTPS_PROXY=proxy, https_proxy=proxy, NO_PROXY="", no_proxy="")
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            supervisor.send_signal(signal.SIGINT)
+            assert supervisor.wait(timeout=5) == 0
+    assert "stopped; the data is kept" in stack.said
+
+
 def test_a_redis_that_came_back_empty_is_restored_from_the_artifacts(stack: Stack) -> None:
     (stack.folder / "artifacts" / "support-intents").mkdir(parents=True)
     (stack.folder / "artifacts" / "support-intents" / "journal").write_text("")

@@ -4,6 +4,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -11,7 +13,7 @@ import pytest
 
 from schemas.errors import Permanent, Transient
 from services.stack import jars, logfiles, operating, plan, state, vault
-from services.stack.process import Identity, identity_of, wait_gone
+from services.stack.process import Identity, Stopped, finish, identity_of, wait_gone
 from services.stack.settings import Settings
 from services.stack.units import FIRST_PAUSE_S, MAX_PAUSE_S, Unit
 from shared.settings import read
@@ -155,6 +157,43 @@ def test_a_damaged_jar_is_fetched_again_and_one_that_is_not_the_pinned_one_is_re
     (folder / "a-1.jar").write_bytes(b"ABX")
     jars.classpath(print, tmp_path)
     assert fetched == ["a-1.jar", "a-1.jar"]
+
+
+def test_fetching_ends_at_once_when_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jars, "pins", lambda: [jars.Jar("g", f"a{n}", "1", 3, "0") for n in range(20)])
+    stop, over, n_begun = threading.Event(), threading.Event(), 0
+
+    def fetch(wanted: jars.Jar, into: Path) -> None:
+        nonlocal n_begun
+        n_begun += 1
+        stop.set()
+        over.wait(60)
+
+    monkeypatch.setattr(jars, "_fetch", fetch)
+    with pytest.raises(Stopped):
+        jars.classpath(print, tmp_path, stop)
+    over.set()
+    assert n_begun <= jars.N_DOWNLOADS
+
+
+def test_what_a_fetch_that_was_cut_off_left_is_swept_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jars, "pins", lambda: [jars.Jar("g", "a", "1", 3, "0")])
+    monkeypatch.setattr(jars, "_fetch", lambda *_: None)
+    folder = tmp_path / f"kafka-{jars.KAFKA_VERSION}"
+    for name, age_s in ((".fetch-old", 7200), (".fetch-new", 60)):
+        (folder / name).mkdir(parents=True)
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+    jars.classpath(print, tmp_path)
+    assert [left.name for left in folder.iterdir()] == [".fetch-new"]
+
+
+def test_a_program_under_way_is_killed_with_all_it_started_when_asked_to_stop(tmp_path: Path) -> None:
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    with pytest.raises(Stopped):
+        # Unless its child is killed too, the pipe stays open and this would last as long as it.
+        finish(["sh", "-c", "sleep 60 & wait"], stop, cwd=tmp_path)
+    assert finish(["sh", "-c", "cat; exit 3"], threading.Event(), stdin="said", cwd=tmp_path) == (3, "said")
 
 
 @pytest.mark.parametrize(("served", "error", "says"), [
