@@ -117,7 +117,7 @@ class Reader:
         sent = _decode(data, self._limits)
         version = _attribute(sent, "specversion", self._limits.max_name_chars)
         if version != "1.0":
-            raise Invalid(f"specversion {version[:20]!r} is not spoken here; 1.0 is", code="unsupported_version",
+            raise Invalid("this specversion is not spoken here; 1.0 is", code="unsupported_version",
                           path="specversion")
         source = _attribute(sent, "source", self._limits.max_id_chars)
         id_ = _attribute(sent, "id", self._limits.max_id_chars)

@@ -1,6 +1,5 @@
 """Takes the events of one request, good ones to the events topic, bad ones to the dead letters, each with a verdict."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,25 +153,38 @@ def text(value: str | None, path: str, max_chars: int) -> str:
 
 def _refuse(raw: Raw, index: int, exc: Invalid, arrival: Arrival, privacy: Privacy,
             prefix: str) -> tuple[DeadLetter, Verdict]:
-    path = ".".join(part for part in (prefix, str(index) if prefix else "", exc.path) if part)
-    payload, message_id = _payload(raw, arrival.project, privacy)
+    place = (prefix, str(index)) if prefix else ()
+    event_id, payload, path, message = "", "", "", str(exc)
+    try:
+        value, known = (raw.value, True) if isinstance(raw, Spoiled) else _parsed(bytes(raw))
+        event_id = _own_id(value)
+        scrubbed, (path, message) = privacy.scrubbed(arrival.project, value, (exc.path, message))
+        if known:
+            payload = msgspec.json.encode(values.storable(scrubbed))[:_MAX_PAYLOAD].decode("utf-8", "ignore")
+    except (Invalid, RecursionError):
+        pass  # it cannot be cleaned, so nothing of it is kept
     # From the content: the same bad event sent again is the same dead letter.
     content = repr(raw.value).encode("utf-8", "backslashreplace") if isinstance(raw, Spoiled) else bytes(raw)
-    digest = hashlib.blake2b(arrival.project.encode() + b"\0" + content, digest_size=16).hexdigest()
-    letter = DeadLetter(id=f"dl_{digest}", stage="collector", code=exc.code, path=path, message=str(exc),
-                        time_ms=arrival.received_ms, project=arrival.project, payload=payload, origin=arrival.origin)
-    return letter, Verdict(index, message_id, exc.code, path, str(exc))
+    letter = DeadLetter(id=f"dl_{privacy.fingerprint(arrival.project, content)}", stage="collector", code=exc.code,
+                        path=_joined(*place, path), message=message, time_ms=arrival.received_ms,
+                        project=arrival.project, payload=payload, origin=arrival.origin)
+    return letter, Verdict(index, event_id, exc.code, _joined(*place, exc.path), str(exc))
 
 
-def _payload(raw: Raw, project: str, privacy: Privacy) -> tuple[str, str]:
-    """The refused event as storable text without personal data, and its id; both empty when it cannot be parsed."""
+def _parsed(data: bytes) -> tuple[Any, bool]:
     try:
-        value = raw.value if isinstance(raw, Spoiled) else values.parse_leniently(bytes(raw))
-        scrubbed = values.storable(privacy.scrubbed(project, value))
-    except (Invalid, RecursionError):
-        return "", ""
-    message_id = ""
-    if isinstance(scrubbed, dict):
-        found = scrubbed.get("messageId") or scrubbed.get("uuid") or scrubbed.get("id")
-        message_id = found[:512] if isinstance(found, str) else ""
-    return msgspec.json.encode(scrubbed)[:_MAX_PAYLOAD].decode("utf-8", "ignore"), message_id
+        return values.parse_leniently(data), True
+    except Invalid:
+        return None, False
+
+
+def _own_id(value: Any) -> str:
+    """The id that the sender gave the event, as sent: by no other can it find the event again."""
+    if not isinstance(value, dict):
+        return ""
+    found = value.get("messageId") or value.get("uuid") or value.get("id")
+    return str(values.storable(found))[:512] if isinstance(found, str) else ""
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(part for part in parts if part)

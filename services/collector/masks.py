@@ -1,12 +1,14 @@
 """Finds ids in texts, in any letter case and as they look in URLs, and puts pseudonyms in their place."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 # An id shorter than this is replaced only where it is the whole value: cutting "u1" out of every text would destroy it.
 MIN_INSIDE_TEXT = 6
+# Bounded, or a long text without an "@" would take quadratic time.
+_ADDRESS = re.compile(r"[\w.+-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", re.IGNORECASE)
 _UNRESERVED = re.compile(r"[\w.~-]*", re.ASCII)
 
 
@@ -15,9 +17,11 @@ class Mask:
 
     Args:
         pseudonyms: By id.
+        address: Makes the pseudonym of an e-mail address, whoever's it is; None leaves them alone.
     """
 
-    def __init__(self, pseudonyms: Mapping[str, str]) -> None:
+    def __init__(self, pseudonyms: Mapping[str, str], *, address: Callable[[str], str] | None = None) -> None:
+        self._address = address
         self._whole = {id_.casefold(): pseudonym for id_, pseudonym in pseudonyms.items()}
         # Longest first: an id may contain another one.
         self._inside = sorted((id_ for id_ in pseudonyms if len(id_) >= MIN_INSIDE_TEXT), key=len, reverse=True)
@@ -28,6 +32,11 @@ class Mask:
 
     def text(self, text: str) -> str:
         """Return a text without the ids."""
+        text = self._without_ids(text)
+        address = self._address
+        return text if address is None else _ADDRESS.sub(lambda found: address(found[0]), text)
+
+    def _without_ids(self, text: str) -> str:
         folded = text.casefold()
         if folded in self._whole:
             return self._whole[folded]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.errors import Invalid
 from schemas.events import Event
 from services.collector.masks import MIN_INSIDE_TEXT, Mask, id_text, same_in_url
 from shared.pseudonym import Pseudonymiser
@@ -25,8 +26,9 @@ _IDENTITIES = frozenset({
     "userid", "user_id", "anonymousid", "anonymous_id", "previousid", "previous_id", "distinctid", "distinct_id",
     "$user_id", "$anon_distinct_id", "$device_id", "$distinct_id",
 })
-_SECRETS = frozenset({"writeKey", "api_key", "token", "access_token"})
+_SECRETS = frozenset({"writekey", "api_key", "token", "access_token"})
 _MAX_CACHED = 50_000
+_MAX_REFUSED_IDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,25 +134,45 @@ class Privacy:
             original_time=event.original_time, properties=mask.value(event.properties),
             traits=mask.value(event.traits), context=mask.value(event.context))
 
-    def scrubbed(self, project: str, value: Any) -> Any:
-        """Return refused input with everything replaced that may name a person, whatever its shape.
+    def scrubbed(self, project: str, value: Any, texts: Sequence[str]) -> tuple[Any, list[str]]:
+        """Return refused input, and texts about it, with everything replaced that may name a person.
 
-        Refused input has no known shape, so fields are found by their name alone, at any depth.
+        Refused input has no known shape: fields are found by their name alone, at any depth, and e-mail addresses
+        wherever they are.
+
+        Raises:
+            Invalid: It names so many users that replacing them all would take too long.
         """
         ids: set[str] = set()
-        _collect_ids(value, ids)
-        cleaned = self._scrub(project, value)
-        return Mask({id_: self.subject(project, id_) for id_ in ids if id_}).value(cleaned)
+        cleaned = self._scrub(project, value, "", ids)
+        if len(ids) > _MAX_REFUSED_IDS:
+            raise Invalid(f"the event names more than {_MAX_REFUSED_IDS} users", code="too_many_fields")
+        mask = Mask({id_: self.subject(project, id_) for id_ in ids if id_},
+                    address=lambda found: self._pseudonymiser.field(project, found))
+        return mask.value(cleaned), [mask.text(text) for text in texts]
 
-    def _scrub(self, project: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: self._hidden_user(project, child) if key.lower() in _IDENTITIES
-                    else self._hidden(project, key, child) if key in self._names
-                    else self._scrub(project, child)
-                    for key, child in value.items() if key not in _SECRETS}
+    def fingerprint(self, project: str, data: bytes) -> str:
+        """Return 32 hex digits that are the same for the same input; without the key nobody can check a guess."""
+        return self._pseudonymiser.field(project, data.decode("latin-1")).removeprefix("h_")
+
+    def _scrub(self, project: str, value: Any, parent: str, ids: set[str]) -> Any:
         if isinstance(value, list):
-            return [self._scrub(project, child) for child in value]
-        return value
+            return [self._scrub(project, child, parent, ids) for child in value]
+        if not isinstance(value, dict):
+            return value
+        cleaned: dict[str, Any] = {}
+        for key, child in value.items():
+            small = key.lower()
+            if small in _SECRETS:
+                continue
+            if small in _IDENTITIES or (key == "id" and parent == "traits"):
+                _collect(child, ids)
+                cleaned[key] = self._hidden_user(project, child)
+            elif key in self._names and (key != "id" or parent):  # an id at the top is that of a CloudEvent
+                cleaned[key] = self._hidden(project, key, child)
+            else:
+                cleaned[key] = self._scrub(project, child, key, ids)
+        return cleaned
 
     def _hidden_user(self, project: str, value: Any) -> Any:
         if isinstance(value, dict):
@@ -189,13 +211,13 @@ def leaks(small: bytes, identities: Sequence[Identity]) -> bool:
     return False
 
 
-def _collect_ids(value: Any, found: set[str]) -> None:
+def _collect(value: Any, ids: set[str]) -> None:
+    """Gather everything in a field that names a user: long keys too, since some send objects keyed by id."""
     if isinstance(value, dict):
-        for key, child in value.items():
-            if key.lower() in _IDENTITIES and isinstance(child, str | int | float) and not isinstance(child, bool):
-                found.add(id_text(child))
-            else:
-                _collect_ids(child, found)
-    elif isinstance(value, list):
+        ids.update(key for key in value if len(key) >= MIN_INSIDE_TEXT)
+        value = list(value.values())
+    if isinstance(value, list):
         for child in value:
-            _collect_ids(child, found)
+            _collect(child, ids)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        ids.add(id_text(value))

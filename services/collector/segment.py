@@ -73,7 +73,7 @@ class Reader:
         call: Call = decode(data, _call, self._limits)
         kind = self._kind or call.type
         if kind not in TYPES:
-            raise Invalid(f"the type {kind!r} is none of {', '.join(TYPES)}" if kind else "the field type is missing",
+            raise Invalid(f"the type is none of {', '.join(TYPES)}" if kind else "the field type is missing",
                           code="unknown_type" if kind else "missing_field", path="type")
         user, anonymous = self._id(call.userId, "userId"), self._id(call.anonymousId, "anonymousId")
         previous = self._id(call.previousId, "previousId")

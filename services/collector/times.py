@@ -31,7 +31,9 @@ def parse_ms(value: Any, path: str) -> int | None:
             raise ValueError("outside 1970 to 9999")
         return int(ms)
     except (ValueError, OverflowError) as exc:
-        raise Invalid(f"{str(value)[:40]!r} is not a time: {exc}", code="invalid_timestamp", path=path) from exc
+        # The value is not quoted: whoever mixes up two fields sends a name or an address here.
+        raise Invalid(f"{path} is no time from 1970 to 9999: neither ISO 8601 nor a number of s or ms since the epoch",
+                      code="invalid_timestamp", path=path) from exc
 
 
 def lenient_ms(value: Any) -> int | None:

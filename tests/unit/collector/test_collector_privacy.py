@@ -1,6 +1,7 @@
 """No user's id and no configured field reaches Kafka, wherever the sender put it."""
 
 import json
+import math
 from urllib.parse import quote
 
 import pytest
@@ -197,6 +198,63 @@ def test_a_refused_event_is_kept_without_what_names_a_person():
     assert payload["messageId"] == "m-1"
     for secret in ("user-123456", "WK-secret", "10.1.2.3", "ada@example.com"):
         assert secret not in text
+
+
+ALICE = "alice@example.com"
+
+
+@pytest.mark.parametrize("bad", [
+    {"timestamp": ALICE}, {"userId": "user-123456", "timestamp": ALICE}, {"type": ALICE}, {"type": "ALICE@example.com"},
+    {"userId": {ALICE: 1}}, {"userId": [ALICE]}, {"userId": [{"id": ALICE}], "event": f"by {ALICE}"},
+    {"userId": {"x": ALICE}, "properties": {f"of {ALICE}": 1}}, {"properties": {ALICE: math.nan}},
+    {"userId": "user-123456", "properties": {f"x {ALICE}": {ALICE: math.nan}}}, {"properties": {"v": [{ALICE: "\0"}]}},
+    {"userId": "user-123456", "event": None, "traits": {"id": ALICE}, "properties": {"deep": [ALICE.upper()]}},
+    {"userId": "user-123456", "event": None, "context": {"traits": {"id": ALICE}}},
+    {"userId": "user-123456", "event": None, "properties": {"search": "?mail=alice%40example.com"}},
+])
+@pytest.mark.parametrize("fields", [None, ["properties.card"]])
+def test_a_dead_letter_names_no_person_in_its_message_its_path_or_its_keys(bad, fields):
+    own = privacy() if fields is None else Privacy(Pseudonymiser("unit-test-key-0123456789"), fields)
+    call = {"type": "track", "event": "x", "userId": ALICE, **bad}
+    taken, text = stored(segment.open_batch, segment.Reader(own, LIMITS), {"batch": [call]}, own)
+    assert len(taken.dead) == 1
+    assert taken.dead[0].payload
+    assert "alice" not in text.lower()
+
+
+def test_an_id_that_is_no_address_is_found_in_the_path_and_in_traits_whatever_fields_are_configured():
+    own = Privacy(Pseudonymiser("unit-test-key-0123456789"), ["properties.card"])
+    call = {"type": "identify", "userId": "user-123456", "traits": {"id": "bob-654321"},
+            "properties": {"user-123456": {"Bob-654321": math.nan}}}
+    taken, text = stored(segment.open_batch, segment.Reader(own, LIMITS), {"batch": [call]}, own)
+    subjects = own.subject("app", "user-123456"), own.subject("app", "bob-654321")
+    assert taken.dead[0].path == f"batch.0.properties.{subjects[0]}.{subjects[1]}"
+    assert "user-123456" not in text
+    assert "bob-654321" not in text.lower()
+
+
+def test_messages_quote_no_value():
+    for path, body in (("timestamp", {"timestamp": "tomorrow at Ada's"}), ("type", {"type": "Ada's"})):
+        call = {"type": "track", "event": "x", "userId": "user-123456", **body}
+        taken, _ = stored(segment.open_batch, segment.Reader(privacy(), LIMITS), {"batch": [call]}, privacy())
+        assert taken.verdicts[0].path == f"batch.0.{path}"
+        assert "Ada" not in taken.verdicts[0].message
+
+
+def test_a_dead_letters_id_cannot_be_found_by_guessing_the_event():
+    letters = []
+    for key in ("unit-test-key-0123456789", "another-key-0123456789"):
+        own = Privacy(Pseudonymiser(key))
+        taken, _ = stored(segment.open_batch, segment.Reader(own, LIMITS), {"batch": [{"type": "track"}]}, own)
+        letters.append(taken.dead[0].id)
+    assert letters[0] != letters[1]
+
+
+def test_a_refused_event_with_a_thousand_ids_is_kept_without_its_payload():
+    call = {"type": "track", "properties": {"users": [{"userId": f"user-{n:06}"} for n in range(1000)]}}
+    taken, text = stored(segment.open_batch, segment.Reader(privacy(), LIMITS), {"batch": [call]}, privacy())
+    assert taken.dead[0].payload == ""
+    assert "user-0" not in text
 
 
 @pytest.mark.parametrize("path", ["email", "body.email", "traits", "", "properties."])

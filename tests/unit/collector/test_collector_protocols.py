@@ -159,6 +159,23 @@ async def test_the_content_type_and_not_the_headers_decide_the_mode(collector):
     assert collector.events[0].name == "inner"
 
 
+@pytest.mark.parametrize("id_", ["evt-user-123456", "42", "\udc80"])
+async def test_a_refused_cloudevent_is_answered_with_its_own_id(collector, id_):
+    bad = {"specversion": "1.0", "id": id_, "type": "t", "source": "/w /x", "userid": "user-123456"}
+    answer = await collector.post("/events", json.dumps([bad]).encode(),
+                                  content_type="application/cloudevents-batch+json")
+    result, = answer.json()["results"]
+    assert (result["status"], result["id"]) == ("rejected", id_.encode("utf-8", "backslashreplace").decode())
+    assert "user-123456" not in collector.written
+
+
+async def test_a_refused_calls_message_id_is_answered_as_it_was_sent(collector):
+    answer = await collector.post("/v1/batch", {"batch": [{"type": "track", "userId": "user-123456",
+                                                           "messageId": "m-user-123456"}]})
+    assert answer.json()["results"][0]["id"] == "m-user-123456"
+    assert "user-123456" not in collector.written
+
+
 @pytest.mark.parametrize("content_type", ["application/cloudevents+xml", "application/json", "text/plain"])
 async def test_what_is_no_cloudevent_is_415(collector, content_type):
     answer = await collector.post("/events", b"{}", content_type=content_type)
