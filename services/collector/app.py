@@ -88,7 +88,7 @@ def _posthog(shared: Shared, max_body_bytes: int, max_event_bytes: int) -> dict[
     first = Protocol(
         name="posthog", limits=limits, max_body_bytes=max_body_bytes, answer=answer_results,
         open=lambda body, _, limits: posthog.open_body(body, limits),
-        reader=_always(posthog.Reader(shared.privacy, limits)))
+        reader=_always(posthog.Reader(shared.privacy, limits)), sent_query="_")
     second = replace(first, answer=_answer_by_uuid, sent_header="posthog-request-timestamp")
     return ({path: Endpoint(shared, first) for path in POSTHOG}
             | {path: Endpoint(shared, second) for path in POSTHOG_V1})

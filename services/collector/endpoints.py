@@ -18,7 +18,7 @@ from services.collector.gateway import Gateway
 from services.collector.intake import Arrival, Intake, Reader, Verdict, take
 from services.collector.limits import Limits
 from services.collector.privacy import Privacy
-from services.collector.times import lenient_ms
+from services.collector.times import lenient_ms, plausible_ms
 from shared import bodies, keys
 from shared.settings import Keys
 from shared.web import error_body
@@ -45,6 +45,7 @@ class Protocol:
         reader: Makes the reader of its events.
         answer: Builds the answer from the outcome.
         sent_header: A header that says when the request left; None when the body says it.
+        sent_query: A field of the query that says so, in ms since the epoch.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Protocol:
     limits: Limits
     max_body_bytes: int
     sent_header: str | None = None
+    sent_query: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +142,8 @@ class Endpoint:
         sent_ms = envelope.sent_ms
         if sent_ms is None and protocol.sent_header:
             sent_ms = lenient_ms(headers.get(protocol.sent_header))
-        if sent_ms is None and (value := _first(query, "_")) and value.isdecimal():
-            sent_ms = lenient_ms(int(value[:15]))
+        if sent_ms is None and protocol.sent_query:
+            sent_ms = plausible_ms(_first(query, protocol.sent_query))
         arrival = Arrival(project, path, shared.now_ms(), shared.new_id, sent_ms)
         intake = take(envelope.raws, arrival, protocol.reader(envelope), shared.privacy, protocol.limits,
                       prefix=envelope.prefix)

@@ -44,6 +44,14 @@ def lenient_ms(value: Any) -> int | None:
         return None
 
 
+def plausible_ms(text: str | None) -> int | None:
+    """Read a sender's clock in ms from a query; None when it is not from 2000 to 2099, as a mere counter would be."""
+    if text is None or not (text.isascii() and text.isdecimal()) or len(text) > 13:
+        return None
+    ms = int(text)
+    return ms if 946_684_800_000 <= ms < 4_102_444_800_000 else None
+
+
 def corrected_ms(time_ms: int | None, sent_ms: int | None, received_ms: int) -> int:
     """Return when an event happened on our clock: ``received - (sent - time)`` (Segment's and PostHog's rule).
 

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -83,6 +84,20 @@ async def test_posthog_bodies_are_read_whatever_they_are_called(collector, heade
     answer = await collector.client.post("/e/?ip=1&compression=gzip-js&_=1795356599000", content=gzipped,
                                          headers=headers)
     assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+
+
+@pytest.mark.parametrize(("path", "sent_ms", "time_ms"), [
+    ("/e/", NOW_MS - 600_000, NOW_MS - 1000), ("/e/", NOW_MS + 600_000, NOW_MS - 1_201_000),
+    ("/e/", 1, NOW_MS - 601_000), ("/e/", NOW_MS // 1000, NOW_MS - 601_000), ("/e/", NOW_MS * 1000, NOW_MS - 601_000),
+    ("/v1/track", NOW_MS - 600_000, NOW_MS - 601_000), ("/events", NOW_MS - 600_000, NOW_MS - 601_000),
+])
+async def test_only_posthogs_query_says_when_a_request_left_and_only_in_plausible_ms(collector, path, sent_ms, time_ms):
+    happened = datetime.fromtimestamp((NOW_MS - 601_000) / 1000, UTC).isoformat()
+    body = {**TRACK, **CAPTURE, "timestamp": happened, "time": happened, "specversion": "1.0", "type": "t", "id": "1",
+            "source": "/w"}
+    answer = await collector.post(f"{path}?_={sent_ms}", body, content_type="application/cloudevents+json")
+    assert answer.status_code == 200
+    assert collector.events[0].time_ms == time_ms
 
 
 async def test_a_posthog_beacon_is_a_form_with_base64_in_it(collector):
