@@ -85,13 +85,19 @@ class _Server(uvicorn.Server):
 
 
 def serve(app: Any, opened: socket.socket, *, drain_s: float = 10.0, keep_alive_s: int = 65,
-          on_start: Iterable[Callable[[], None]] = ()) -> None:
+          on_start: Iterable[Callable[[], None]] = (), doom: Callable[[], str] = lambda: "",
+          look_every_s: float = 0.5) -> None:
     """Answer requests until SIGTERM or SIGINT; then finish those under way and return. A second signal stops at once.
 
     Args:
         drain_s: How long requests under way may take after the signal.
         keep_alive_s: An idle connection is closed after this; longer than the 60 s of common load balancers, so that
             none sends a request into a connection that is being closed.
+        doom: Why only a new process can help; empty while this one can go on. Must not block.
+        look_every_s: How often ``doom`` is asked.
+
+    Raises:
+        Permanent: There was a doom; requests under way were answered first.
     """
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on",
                             proxy_headers=False,
@@ -105,7 +111,16 @@ def serve(app: Any, opened: socket.socket, *, drain_s: float = 10.0, keep_alive_
             loop.add_signal_handler(number, stop)
         for call in on_start:
             call()
+        watching = asyncio.create_task(watch())
         await server.serve(sockets=[opened])
+        watching.cancel()
+        if why := doom():
+            raise Permanent(why)
+
+    async def watch() -> None:
+        while not doom():  # noqa: ASYNC110 (a dead thread sets no event)
+            await asyncio.sleep(look_every_s)
+        server.should_exit = True
 
     def stop() -> None:
         server.force_exit = server.should_exit

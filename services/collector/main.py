@@ -20,7 +20,10 @@ _log = logs.Log(__name__)
 
 
 def run() -> None:
-    """Run until SIGTERM or SIGINT, then answer what is under way and return. Exits with 2 when a setting is wrong."""
+    """Run until SIGTERM or SIGINT, then answer what is under way and return.
+
+    Exits with 2 when a setting is wrong, and with 1 when only a new process can help.
+    """
     try:
         config = settings.read(Settings)
         try:
@@ -51,7 +54,10 @@ def run() -> None:
     gc.set_threshold(50_000, 20, 50)
     try:
         web.serve(app.build(shared, sizes=sizes, allow_origins=config.allow_origins, live=producer.alive), opened,
-                  drain_s=config.drain_s)
+                  drain_s=config.drain_s, doom=lambda: "" if producer.alive() else producer.fault())
+    except Permanent as exc:
+        _log.error("collector_must_restart", fault=str(exc))
+        sys.exit(1)
     finally:
         lost = producer.close()
         _log.info("collector_stopped", unacknowledged=lost)

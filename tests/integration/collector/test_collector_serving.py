@@ -96,6 +96,16 @@ def test_a_taken_port_stops_it_with_one_line(service_env, collector):
     assert "RATCHET_COLLECTOR_PORT" in ended.stderr
 
 
-def _run(env):
-    command = [sys.executable, "-c", "from services.collector.main import run; run()"]
-    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+def test_a_dead_producer_thread_ends_the_process_and_says_why(service_env):
+    # Only a new process has a new thread: as long as this one lived, every request would be answered with 503.
+    ended = _run(service_env | {"RATCHET_COLLECTOR_PORT": "0"},
+                 "from shared.kafka import FrameProducer; FrameProducer._turn = lambda self: 1 / 0; ")
+    assert ended.returncode == 1
+    assert '"event":"collector_must_restart"' in ended.stderr
+    assert "producer's thread has ended" in ended.stderr
+    assert "ZeroDivisionError" in ended.stderr
+
+
+def _run(env, before=""):
+    command = [sys.executable, "-c", f"{before}from services.collector.main import run; run()"]
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
