@@ -69,7 +69,8 @@ class LoopTrainer:
         self._reader = Reader(store, base, self._shape)
         self._started = Started()
         self._line: Scorer | None = None
-        self._pending = self._held_back = False
+        self._pending = self._held_back = self._caught_up = False
+        self._stop = Event()
         self._updated_at = -1e9
         self._n_published = 0
         self.fault = "starting"
@@ -78,9 +79,9 @@ class LoopTrainer:
         """Work until told to stop; waits for Postgres and Redis as long as it takes.
 
         Raises:
-            Permanent: Going on would do harm.
+            Permanent: Going on would do harm; the fine-tune's process is stopped.
         """
-        failures = 0
+        self._stop, failures = stop, 0
         while not stop.is_set():
             try:
                 self.step()
@@ -93,6 +94,11 @@ class LoopTrainer:
                 self.fault = str(exc)
                 stop.wait(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
+            except BaseException:
+                # Not the sums: whatever was found wrong may be in them.
+                self._finetune.stop()
+                self._store.close()
+                raise
         self.close()
 
     def close(self) -> None:
@@ -109,6 +115,8 @@ class LoopTrainer:
         """One round: read, update when due, look after the fine-tune, keep the sums."""
         self._registry.ensure(self._loop.name)
         learner = self._learner if self._learner is not None else self._start()
+        if not self._caught_up and not self._catch_up(learner):
+            return
         if self._read(learner, self._reader) or self._was_unpinned():
             self._pending = True
         if self._pending and self._wait_s() <= 0:
@@ -128,6 +136,8 @@ class LoopTrainer:
             How many examples were taken out or are measured on no more.
         """
         learner = self._learner if self._learner is not None else self._start()
+        if not self._caught_up:
+            self._catch_up(learner)
         rows = list(in_force(self._store.of_subject(subject, upto=learner.cursor)).values())
         vectors = self._reader.embed(rows)
         mine = [Embedded(row.seq, row.prediction_id, row.label, vectors[row.seq]) for row in rows
@@ -149,18 +159,27 @@ class LoopTrainer:
         self._reader = Reader(self._store, self._generation.encoder, self._shape)
         learner = self._keeper.load(progress, self._fingerprint(), self._shape)
         learner = learner or self._shape.learner(self._generation.encoder)
-        from_seq = learner.cursor
-        while self._read(learner, self._reader):
-            pass
+        self._learner = learner
+        metrics.generation.labels(self._loop.name).set(self._generation.number)
+        _log.info("starting_loop", loop=self._loop.name, generation=self._generation.number,
+                  snapshot_seq=learner.cursor)
+        return learner
+
+    def _catch_up(self, learner: Learner) -> bool:
+        """Read what came after the snapshot, with snapshots on the way; returns False when told to stop meanwhile."""
+        while self._read(learner, self._reader, n_batches=1):
+            self._keeper.tend(learner, self._fingerprint(), self._progress(),
+                              every_s=self._options.snapshot_every_s)
+            if self._stop.is_set():
+                return False
         champion = self._registry.aliases(self._loop.name).champion
         decided = self._registry.manifest(self._loop.name, champion) if champion else None
         cut = decided.examples[-1].last if decided and decided.encoder == learner.encoder and decided.examples else 0
         self._pending = learner.n_learned > 0 and learner.cursor > cut
-        self._learner = learner
-        metrics.generation.labels(self._loop.name).set(self._generation.number)
-        _log.info("started", loop=self._loop.name, generation=self._generation.number, snapshot_seq=from_seq,
-                  seq=learner.cursor, learned=learner.n_learned, champion=champion)
-        return learner
+        self._caught_up = True
+        _log.info("started", loop=self._loop.name, generation=self._generation.number, seq=learner.cursor,
+                  learned=learner.n_learned, champion=champion)
+        return True
 
     def _present(self) -> Learner:
         assert self._learner is not None
@@ -176,11 +195,11 @@ class LoopTrainer:
 
     # Reading
 
-    def _read(self, learner: Learner, reader: Reader) -> bool:
+    def _read(self, learner: Learner, reader: Reader, *, n_batches: int = _BATCHES) -> bool:
         """Absorb what is new; returns whether anything was."""
         before, embedded, skipped = learner.n_learned, reader.n_embedded, reader.n_skipped
         cursor = learner.cursor
-        for _ in range(_BATCHES):
+        for _ in range(n_batches):
             if len(reader.absorb(learner).rows) < BATCH:
                 break
         name = self._loop.name
@@ -261,7 +280,10 @@ class LoopTrainer:
         name, now_ms, decision, scorer = self._loop.name, self._options.now_ms(), candidate.decision, candidate.scorer
         metrics.verdicts.labels(name, decision.rule, decision.verdict).inc()
         version = self._registry.next_version(name) if decision.verdict == "accepted" else None
-        self._store.record_run(run_id=f"{candidate.method}-{scorer.cut}-{began_ms}", method=candidate.method,
+        if version is not None:
+            self._publisher.publish(candidate, version, now_ms=now_ms)
+        # After publishing, so that no row names a version that does not exist; the same row when this is tried again.
+        self._store.record_run(run_id=f"{candidate.method}-{scorer.cut}-{aliases.epoch}", method=candidate.method,
                                version=version, started_ms=began_ms, ended_ms=now_ms,
                                first_seq=min(first_seq, scorer.cut), last_seq=scorer.cut, gate=decision)
         if version is None:
@@ -269,7 +291,6 @@ class LoopTrainer:
                                   fields={"method": candidate.method, **_numbers(decision)})
             _log.info("rejected", loop=name, method=candidate.method, seq=scorer.cut, reason=decision.reason)
             return True
-        self._publisher.publish(candidate, version, now_ms=now_ms)
         self._line = Scorer(version, scorer.encoder, scorer.projection, scorer.head, scorer.labels, scorer.cut)
         self._n_published += 1
         self._held_back = aliases.pinned is not None

@@ -97,11 +97,14 @@ class Store:
 
     def record_run(self, *, run_id: str, method: str, version: str | None, started_ms: int, ended_ms: int,
                    first_seq: int, last_seq: int, gate: GateDecision) -> None:
-        """Write down a decision; idempotent by run id."""
+        """Write down a decision; a later one of the same run id takes its place."""
         with self._guard("record a training run"):
             self._connected().execute(
                 "INSERT INTO training_runs (loop, run_id, method, version, started_at, ended_at, first_seq, last_seq, "
-                "gate) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb) ON CONFLICT (loop, run_id) DO NOTHING",
+                "gate) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb) "
+                "ON CONFLICT (loop, run_id) DO UPDATE SET version = excluded.version, "
+                "started_at = excluded.started_at, ended_at = excluded.ended_at, first_seq = excluded.first_seq, "
+                "gate = excluded.gate",
                 [self._loop, run_id, method, version, _time(started_ms), _time(ended_ms), first_seq, last_seq,
                  msgspec.json.encode(gate).decode()])
 

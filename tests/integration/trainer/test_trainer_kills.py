@@ -55,4 +55,4 @@ def test_killed_at_random_moments_the_head_is_that_of_an_undisturbed_trainer(ben
     assert len(versions) == len(set(versions))
     named = [run[1] for run in bench.runs() if run[1] is not None]
     assert len(named) == len(set(named))
-    assert set(versions) <= set(named)
+    assert set(named) <= set(versions)

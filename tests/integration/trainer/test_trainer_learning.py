@@ -11,6 +11,9 @@ import pytest
 from schemas.errors import Transient
 from schemas.loops import Gate
 from schemas.manifest import Manifest
+from services.trainer import app
+from services.trainer.core import Learner
+from services.trainer.reading import Batch, Reader
 from shared.models.analytic import RidgeHead, projection
 from shared.models.encoder import Encoder
 from shared.models.text_classification import HEAD, Classifier, encoder_for
@@ -174,6 +177,42 @@ def test_a_version_that_was_published_but_not_promoted_is_made_up_for(bench: Ben
     second.step()
     assert champion(bench).version == "v2"
     same(head_of(bench, champion(bench)), reference(bench, learned(bench)))
+    assert bench.runs() == [("analytic", "v2", 1, 40, "accepted")], "the same decision, taken again, is one row"
+
+
+def test_no_run_names_a_version_that_was_not_published(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = bench.trainer()
+    bench.put(*tiny_bert.corpus(40))
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise Transient("redis went away")
+
+    monkeypatch.setattr(bench.registry, "publish", fail)
+    with pytest.raises(Transient):
+        trainer.step()
+    assert bench.runs() == []
+
+
+def test_a_start_that_is_interrupted_goes_on_where_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.put(*tiny_bert.corpus(100))
+    absorb, stop, read = Reader.absorb, threading.Event(), []
+
+    def interrupted(reader: Reader, learner: Learner, **kwargs: object) -> Batch:
+        batch = absorb(reader, learner, limit=20)
+        read.extend(row.seq for row in batch.rows)
+        if len(read) == 40:
+            stop.set()
+        assert len(read) <= 100
+        return batch
+
+    monkeypatch.setattr(Reader, "absorb", interrupted)
+    monkeypatch.setattr(app, "BATCH", 20)
+    bench.trainer().run(stop)
+    assert read == list(range(1, 41))
+    second = bench.trainer()
+    second.step()
+    assert read == list(range(1, 101))
+    assert champion(bench).n_examples == len(learned(bench))
 
 
 def test_a_changed_loop_learns_everything_anew(bench: Bench) -> None:
