@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ _log = Log("ratchet.trainer")
 def run() -> None:
     """Learn every declared loop until SIGTERM or SIGINT; keeps its progress before it returns.
 
-    A wrong setting or loop file prints one line and exits with status 2; harm done by going on ends it with 1.
+    A wrong setting or loop file, or a taken port, prints one line and exits with status 2. A loop that cannot go on
+    is named by the readiness and leaves the others to their work; when none is left, it exits with 1.
     """
     try:
         chosen = settings.read(Settings)
@@ -50,19 +52,23 @@ def run() -> None:
     def readiness() -> dict[str, str]:
         return faults | {f"loop {name}": t.fault for name, t in trainers.items() if t.fault}
 
-    probe = Probe(chosen.host, chosen.port, readiness)
+    try:
+        probe = Probe(chosen.host, chosen.port, readiness)
+    except OSError as exc:
+        print(f"ratchet trainer: RATCHET_TRAINER_PORT={chosen.port}: {exc.strerror or exc}", file=sys.stderr)
+        raise SystemExit(2) from exc
     probe.start()
     try:
         trainers |= _build(chosen, declared)
         faults.clear()
-        failed = _work(trainers, stop)
+        all_failed = _work(trainers, stop)
     except RatchetError as exc:
         _log.error("cannot_start", exc=exc, reason=str(exc))
         raise SystemExit(1) from exc
     finally:
         probe.stop()
     _log.info("stopped", pid=os.getpid())
-    if failed:
+    if all_failed:
         raise SystemExit(1)
 
 
@@ -92,31 +98,26 @@ def _build(chosen: Settings, declared: dict[str, Loop]) -> "dict[str, LoopTraine
     return built
 
 
-def _work(trainers: "dict[str, LoopTrainer]", stop: threading.Event) -> list[str]:
-    """Run every loop in its own thread until told to stop, or until one fails for good; returns those that failed."""
+def _work(trainers: "Mapping[str, LoopTrainer]", stop: threading.Event) -> bool:
+    """Run every loop in its own thread until told to stop, or until all failed for good; returns whether all did."""
     failed: list[str] = []
 
     def work(name: str, trainer: "LoopTrainer") -> None:
         try:
             trainer.run(stop)
-        finally:
-            # One loop that cannot go on ends the process: a supervisor starts it anew, and its readiness shows it.
-            if not stop.is_set():
-                failed.append(name)
+        except Exception as exc:  # noqa: BLE001 - whatever one loop dies of, the others go on, and readiness shows it
+            trainer.fault = f"stopped: {exc}"
+            _log.error("loop_failed", exc=exc, loop=name, reason=str(exc))
+            failed.append(name)
+            if len(failed) == len(trainers):  # a supervisor starts the process anew
                 stop.set()
 
     threads = [threading.Thread(target=work, args=item, name=f"loop-{item[0]}") for item in trainers.items()]
-    threading.excepthook = _log_uncaught
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return failed
-
-
-def _log_uncaught(caught: threading.ExceptHookArgs) -> None:
-    _log.error("loop_failed", exc=caught.exc_value, thread=caught.thread.name if caught.thread else None,
-               reason=str(caught.exc_value))
+    return len(failed) == len(trainers)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The trainer as its own process: settings, health, metrics, an orderly end."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,19 @@ def test_it_learns_shows_its_metrics_and_ends_in_order(bench: Bench, start: Call
     trainer.stop()
     assert '"event":"stopped"' in trainer.log
     assert list((bench.artifacts / LOOP / "trainer").glob("learner-*.safetensors"))
+
+
+def test_a_taken_port_ends_it_with_one_line_that_names_the_setting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "RATCHET_ARTIFACTS_DIR": str(tmp_path),
+               "RATCHET_POSTGRES_URL": "postgresql://nobody@127.0.0.1:1/none",
+               "RATCHET_LOOPS_DIR": str(declare(tmp_path / "loops", "minilm")),
+               "RATCHET_TRAINER_PORT": str(taken.getsockname()[1])}
+        done = subprocess.run([sys.executable, "-m", "services.trainer.main"], env=env, capture_output=True, text=True,
+                              timeout=60, check=False)
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert told == [f"ratchet trainer: RATCHET_TRAINER_PORT={env['RATCHET_TRAINER_PORT']}: Address already in use"]
 
 
 def test_wrong_settings_end_it_with_one_line_and_status_2(tmp_path: Path) -> None:
