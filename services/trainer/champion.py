@@ -20,12 +20,13 @@ class Champions:
     """Loads the versions of one loop that candidates are compared with; keeps the last one.
 
     Attributes:
-        encoders: Shared by digest with whoever else needs encoders.
+        encoders: By digest: those it was given, and those of the present generation and the last champion.
     """
 
     def __init__(self, registry: Registry, store: Store, loop: str, encoders: dict[str, Encoder]) -> None:
         self._registry, self._store, self._loop, self.encoders = registry, store, loop, encoders
         self._last: Scorer | None = None
+        self._bases = set(encoders)
 
     def of(self, version: str) -> Scorer:
         """Return a version's head.
@@ -59,9 +60,16 @@ class Champions:
                   if unseen.keys[i] in rows and rows[unseen.keys[i]].text]
         if not chosen:
             return np.zeros(0, bool), []
-        vectors = self._encoder(manifest).encode([rows[unseen.keys[i]].text for i in chosen],
+        made = self._encoder(manifest)
+        self._forget(besides={encoder, manifest.encoder})
+        vectors = made.encode([rows[unseen.keys[i]].text for i in chosen],
                                                  max_tokens=manifest.max_tokens)
         return champion.right(champion.scores(vectors), [unseen.labels[i] for i in chosen]), chosen
+
+    def _forget(self, *, besides: set[str]) -> None:
+        """Let go of the encoders of champions past: each holds a whole generation's weights."""
+        for digest in set(self.encoders) - self._bases - besides:
+            del self.encoders[digest]
 
     def _encoder(self, manifest: Manifest) -> Encoder:
         if manifest.encoder in self.encoders:
