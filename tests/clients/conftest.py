@@ -26,6 +26,7 @@ from services.collector.privacy import Privacy
 from shared.kafka import FrameProducer, Record
 from shared.pseudonym import Pseudonymiser
 from shared.settings import Keys
+from tests.support.absent import skip_absent, skip_broken
 from tests.support.services import ROOT, eventually
 from tests.support.topics import read_items, read_records
 
@@ -115,14 +116,14 @@ def _now_ms() -> int:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """A folder with the Node SDKs of ``node/package.json``, installed once; skips where that cannot be done."""
+    """A folder with the Node SDKs of ``node/package.json``, installed once."""
     source = Path(__file__).parent / "node"
     folder = ROOT / ".cache" / "node-clients"
     if not shutil.which("npm") or not shutil.which("node"):
-        pytest.skip("npm and node are not installed: the Node SDKs are not tried")
+        skip_absent("npm and node are not installed: the Node SDKs are not tried")
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     if int(version.lstrip("v").split(".")[0]) < 20:
-        pytest.skip(f"node {version} is older than 20, which the Node SDKs need")
+        skip_broken(f"node {version} is older than 20, which the Node SDKs need")
     wanted = (source / "package.json").read_text()
     installed = folder / "installed.json"
     if not installed.exists() or installed.read_text() != wanted:
@@ -131,7 +132,7 @@ def node_modules() -> Path:
         command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
-            pytest.skip(f"npm cannot install the Node SDKs: {done.stderr.strip()[-300:]}")
+            skip_broken(f"npm cannot install the Node SDKs: {done.stderr.strip()[-300:]}")
         installed.write_text(wanted)
     return folder
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.absent import skip_absent, skip_broken
+
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = ("COLLECTOR", "INFERENCE", "PROCESSOR", "TRAINER", "KAFKA", "POSTGRES", "REDIS")
 
@@ -72,13 +74,13 @@ def terminal() -> Iterator[Terminal]:
 
 @pytest.fixture(scope="session")
 def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with Segment's Node SDK installed; skips where it cannot be."""
+    """A folder with Segment's Node SDK installed."""
     if shutil.which("npm") is None:
-        pytest.skip("no npm on this machine: the README's JavaScript cannot be run")
+        skip_absent("no npm on this machine: the README's JavaScript cannot be run")
     folder = tmp_path_factory.mktemp("node")
     (folder / "package.json").write_text('{"private": true, "type": "module"}')
     done = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "@segment/analytics-node"],
                           cwd=folder, capture_output=True, text=True, timeout=150, check=False)
     if done.returncode != 0:
-        pytest.skip(f"npm cannot install @segment/analytics-node here: {done.stderr[-300:]}")
+        skip_broken(f"npm cannot install @segment/analytics-node here: {done.stderr[-300:]}")
     return folder / "node_modules"

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from services.stack.ports import free_port
+from tests.support.absent import skip_absent, skip_broken
 from tests.support.app import App
 from tests.support.servers import docker_fault
 from tests.support.services import ROOT, eventually
@@ -76,8 +77,9 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     if fault is None and shutil.disk_usage("/").free < 20e9:
         fault = "the images need 20 GB of free disk"
     if fault:
-        say(f"skipped: {fault}")
-        pytest.skip(fault)
+        say(f"not run: {fault}")
+        # CI brings an engine and its images where there is such a folder (.ci/run); elsewhere they may be missing.
+        (skip_broken if (ROOT.parent / "shared" / "images").is_dir() else skip_absent)(fault)
     project = Compose(tmp_path_factory.mktemp("compose"))
     try:
         began_s = time.monotonic()

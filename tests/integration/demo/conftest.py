@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.absent import skip_absent
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 
@@ -17,7 +19,7 @@ def browser() -> Iterator[Any]:
     """Chromium as Debian packages it; skips where it is not installed."""
     path = shutil.which("chromium")
     if path is None:
-        pytest.skip("no chromium on this machine: `apt-get install chromium` brings it")
+        skip_absent("no chromium on this machine: `apt-get install chromium` brings it")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

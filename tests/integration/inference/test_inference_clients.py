@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.absent import skip_absent, skip_broken
 from tests.support.services import ROOT
 
 from .conftest import KEY, LOOP, Publisher, Running
@@ -154,13 +155,13 @@ def kserve_python() -> Path:
         return folder / "bin" / "python"
     uv = shutil.which("uv") or str(ROOT / ".venv-uv" / "bin" / "uv")
     if not os.access(uv, os.X_OK):
-        pytest.skip("uv is not here: it makes the environment of the kserve client")
+        skip_absent("uv is not here: it makes the environment of the kserve client")
     for command in ([uv, "venv", "--quiet", "--clear", "--python", "3.11", str(folder)],
                     [uv, "pip", "install", "--quiet", "--require-hashes", "--python", str(folder / "bin" / "python"),
                      "-r", str(lock)]):
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode != 0:
-            pytest.skip(f"the kserve client cannot be installed: {done.stderr.strip()[-500:]}")
+            skip_broken(f"the kserve client cannot be installed: {done.stderr.strip()[-500:]}")
     stamp.write_bytes(lock.read_bytes())
     return folder / "bin" / "python"
 
