@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,18 @@ class RunningStack:
         process = psutil.Process(self.status()["services"][name]["pid"])
         for member in [process, *process.children(recursive=True)]:
             member.send_signal(signal.SIGKILL)
+
+    @contextmanager
+    def frozen(self, *names: str) -> Iterator[None]:
+        """Let processes stand still (SIGSTOP); their supervisor takes them for alive."""
+        found = [psutil.Process(self.status()["services"][name]["pid"]) for name in names]
+        for process in found:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in found:
+                process.resume()
 
     def wait_ready(self, timeout_s: float = 120) -> None:
         """Block until all of it is ready."""
