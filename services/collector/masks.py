@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 # An id shorter than this is replaced only where it is the whole value: cutting "u1" out of every text would destroy it.
+# A short number is left even there, outside of the fields that hold ids: the "7" of user 7 is as likely a rating or a
+# label, and replacing that would corrupt what is learned.
 MIN_INSIDE_TEXT = 6
 # Bounded, or a long text without an "@" would take quadratic time.
 _ADDRESS = re.compile(r"[\w.+-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", re.IGNORECASE)
@@ -22,7 +24,8 @@ class Mask:
 
     def __init__(self, pseudonyms: Mapping[str, str], *, address: Callable[[str], str] | None = None) -> None:
         self._address = address
-        self._whole = {id_.casefold(): pseudonym for id_, pseudonym in pseudonyms.items()}
+        self._whole = {id_.casefold(): pseudonym for id_, pseudonym in pseudonyms.items()
+                       if len(id_) >= MIN_INSIDE_TEXT or not id_.isdecimal()}
         # Longest first: an id may contain another one.
         self._inside = sorted((id_ for id_ in pseudonyms if len(id_) >= MIN_INSIDE_TEXT), key=len, reverse=True)
         self._folded = [id_.casefold() for id_ in self._inside]

@@ -86,6 +86,13 @@ def test_an_id_that_is_not_ascii_is_replaced_in_other_letter_case_and_in_a_url()
     assert "lodie" not in text.lower()
 
 
+def test_a_short_number_is_left_alone_outside_of_id_fields_because_it_may_be_a_label():
+    call = {"type": "track", "event": "Rated", "userId": "7", "properties": {"queue": "7", "user_id": "7", "stars": 7}}
+    taken, _ = stored(segment.open_batch, segment.Reader(privacy(), LIMITS), {"batch": [call]}, privacy())
+    event = taken.events[0]
+    assert event.properties == {"queue": "7", "user_id": event.subject, "stars": 7}
+
+
 def test_a_short_id_is_replaced_only_where_it_is_the_whole_value():
     call = {"type": "track", "event": "u1 again", "userId": "u1", "properties": {"who": "u1", "text": "menu1 u1"}}
     taken, _ = stored(segment.open_batch, segment.Reader(privacy(), LIMITS), {"batch": [call]}, privacy())
