@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from schemas.loops import InvalidLoop, Seconds, parse
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "loops" / "support-intents.toml"
-TEXT = EXAMPLE.read_text()
+TEXT = EXAMPLE.read_text() + """
+[rollout]
+canary = [0.05, 0.25, 1.0]
+hold = "60s"
+"""
 
 
 def test_the_example_loop_reads_as_declared():
