@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="messages per second (default: 50; 8 for the small corpus, so that there is time to watch)")
     stack = parser.add_argument_group("where to play it")
     stack.add_argument("--data-dir", type=Path, metavar="DIR",
-                       help="data folder of the stack; by default a fresh one under .data/, removed afterwards")
+                       help="play on the stack of this data folder, whose loop then learns the messages; by default on "
+                            "a fresh stack in a fresh folder under .data/, removed afterwards, beside whatever runs")
     stack.add_argument("--loop", default="support-intents", metavar="NAME", help="loop to play (default: %(default)s)")
     stack.add_argument("--keep", action="store_true", help="leave the stack and its data up afterwards")
     out = parser.add_argument_group("what to show")

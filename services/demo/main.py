@@ -1,4 +1,4 @@
-"""``ratchet demo``: finds or starts a stack, plays a product app against it, and reports."""
+"""``ratchet demo``: starts a stack, or takes the one that is named, plays a product app against it, and reports."""
 
 import argparse
 import asyncio
@@ -92,17 +92,20 @@ def _play(args: argparse.Namespace, screen: Screen, running: stack.Stack, source
 
 @contextmanager
 def _stack(args: argparse.Namespace, screen: Screen) -> Iterator[stack.Stack]:
-    """The running stack, or one of our own that is stopped again."""
-    found = stack.find(args.data_dir)
-    if found is not None:
-        screen.say(f"playing on the stack that runs in {found.data_dir}")
-        yield found
-        return
+    """The stack that is named by its data folder, or one of our own that is stopped again.
+
+    A stack that runs in the default folder is never played on unless it is named: it would learn the demo's messages.
+    """
     fresh = args.data_dir is None
     folder = stack.fresh_folder(time.strftime("%Y%m%d-%H%M%S")) if fresh else args.data_dir.absolute()
+    found = None if fresh else stack.find(folder)
+    if found is not None:
+        screen.say(f"playing on the stack that runs in {found.data_dir}: its loop learns these messages")
+        yield found
+        return
     screen.say(f"starting a stack in {folder}")
     try:
-        yield stack.start(folder, _PROJECT / "examples" / "demo", fresh=fresh)
+        yield stack.start(folder, _PROJECT / "examples" / "demo", fresh=fresh, say=screen.say)
     finally:
         if args.keep:
             screen.say(f"the stack stays up; `ratchet down --data-dir {folder}` stops it")

@@ -27,7 +27,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line; above the panel while that is shown."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def start(self) -> None:
         """Begin to show."""

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,12 @@ from services.demo.product import Endpoints
 
 _START_TIMEOUT_S = 900  # the first start downloads Kafka's jars
 _COMMAND_TIMEOUT_S = 90
+_NOT_OURS_TO_SAY = "running in the background"  # the demo stops its stack itself, or says how
+_DEFAULT_PORTS = {
+    "RATCHET_COLLECTOR_PORT": 8080, "RATCHET_INFERENCE_PORT": 8081, "RATCHET_PROCESSOR_PORT": 8082,
+    "RATCHET_TRAINER_PORT": 8083, "RATCHET_KAFKA_PORT": 9092, "RATCHET_POSTGRES_PORT": 5432,
+    "RATCHET_REDIS_PORT": 6379,
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,8 @@ class Stack:
     rss_bytes: Mapping[str, int]
 
 
-def find(data_dir: Path | None, *, ours: bool = False, fresh: bool = False) -> Stack | None:
-    """Return the running stack of a data folder, or of the default one; None when none runs.
+def find(data_dir: Path, *, ours: bool = False, fresh: bool = False) -> Stack | None:
+    """Return the running stack of a data folder; None when none runs.
 
     Raises:
         Permanent: One runs and is not ready.
@@ -71,22 +79,63 @@ def find(data_dir: Path | None, *, ours: bool = False, fresh: bool = False) -> S
     )
 
 
-def start(data_dir: Path, loops_dir: Path, *, fresh: bool) -> Stack:
-    """Start a stack and wait until it is ready; what it says goes to the terminal.
+def start(data_dir: Path, loops_dir: Path, *, fresh: bool, say: Callable[[str], None]) -> Stack:
+    """Start a stack and wait until it is ready; a port that is taken is replaced by a free one.
+
+    Args:
+        say: Called with each line that tells how the start goes.
 
     Raises:
         Permanent: It could not be started; it said why.
     """
     command = [*_ratchet(), "up", "--detach", "--data-dir", str(data_dir), "--loops", str(loops_dir)]
-    try:
-        done = subprocess.run(command, timeout=_START_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as exc:
-        raise Permanent(f"the stack was not ready after {_START_TIMEOUT_S} s; its logs are in {data_dir}") from exc
-    found = find(data_dir, ours=True, fresh=fresh) if done.returncode == 0 else None
+    ports = free_ports(os.environ)
+    if ports:
+        say("another stack or program has the usual ports: this one takes free ones")
+    # Unbuffered, so that each line is shown when it is said.
+    environ = {**os.environ, **ports, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as up:
+        late = threading.Timer(_START_TIMEOUT_S, up.kill)
+        late.start()
+        try:
+            for line in up.stdout or ():
+                if not line.startswith(_NOT_OURS_TO_SAY):
+                    say(line.rstrip("\n"))
+            status = up.wait()
+        except BaseException:
+            up.kill()
+            raise
+        finally:
+            in_time = late.is_alive()
+            late.cancel()
+    if not in_time:
+        raise Permanent(f"the stack was not ready after {_START_TIMEOUT_S} s; its logs are in {data_dir}")
+    found = find(data_dir, ours=True, fresh=fresh) if status == 0 else None
     if found is None:
-        raise Permanent(f"the stack could not be started (`ratchet up` ended with {done.returncode}); "
+        raise Permanent(f"the stack could not be started (`ratchet up` ended with {status}); "
                         f"its logs are in {data_dir}")
     return found
+
+
+def free_ports(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings that give a stack free ports in place of those that are taken; empty when none is."""
+    found = {}
+    for variable, usual in _DEFAULT_PORTS.items():
+        asked = environ.get(variable, str(usual))
+        if asked.isdecimal() and 0 < int(asked) < 65536 and not _is_free(int(asked)):
+            found[variable] = "0"
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # Without it a port whose last connections are in TIME_WAIT looks taken for a minute after a stop.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def stop(data_dir: Path, *, remove: bool) -> None:
@@ -107,11 +156,10 @@ def stop(data_dir: Path, *, remove: bool) -> None:
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
-def _status(data_dir: Path | None) -> dict[str, Any] | None:
-    where = ["--data-dir", str(data_dir)] if data_dir else []
+def _status(data_dir: Path) -> dict[str, Any] | None:
     try:
-        done = subprocess.run([*_ratchet(), "status", "--json", *where], timeout=_COMMAND_TIMEOUT_S, check=False,
-                              capture_output=True, text=True)
+        done = subprocess.run([*_ratchet(), "status", "--json", "--data-dir", str(data_dir)],
+                              timeout=_COMMAND_TIMEOUT_S, check=False, capture_output=True, text=True)
         told = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, json.JSONDecodeError):
         return None

@@ -1,6 +1,8 @@
 """The command itself: what it refuses, and what it makes of a stack's status."""
 
 import argparse
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def test_a_wrong_number_is_refused(argv: tuple[str, str], capsys):
 
 def test_a_running_stack_is_found_with_its_addresses_keys_and_stores(monkeypatch):
     monkeypatch.setattr(stack, "_status", lambda _: status())
-    found = stack.find(None)
+    found = stack.find(Path("/data"))
     assert found is not None
     assert (found.at.collector, found.at.infer_key) == ("http://collector:1", "i")
     assert found.stores.artifacts_dir == Path("/data/artifacts")
@@ -59,10 +61,48 @@ def test_a_running_stack_is_found_with_its_addresses_keys_and_stores(monkeypatch
 def test_a_stack_that_is_not_ready_is_not_played_on_and_says_why(monkeypatch):
     monkeypatch.setattr(stack, "_status", lambda _: status(ready=False))
     with pytest.raises(Permanent, match="trainer: postgres: away"):
-        stack.find(None)
+        stack.find(Path("/data"))
 
 
 def test_a_loop_that_the_running_stack_does_not_have_is_refused_with_those_it_has(monkeypatch, capsys):
     monkeypatch.setattr(stack, "_status", lambda _: status())
-    assert main.run(arguments("--loop", "other")) == 1
+    assert main.run(arguments("--loop", "other", "--data-dir", "/data")) == 1
     assert "has no loop 'other'; it has support-intents" in capsys.readouterr().err
+
+
+def test_a_stack_that_runs_already_is_not_taught_the_demos_messages(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("RATCHET_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(stack, "_status", lambda _: pytest.fail("no running stack may be looked for"))
+    monkeypatch.setattr(stack, "stop", lambda *_, **__: None)
+    started: list[Path] = []
+
+    def start(folder: Path, *_: object, **__: object) -> stack.Stack:
+        started.append(folder)
+        raise Permanent("far enough")
+
+    monkeypatch.setattr(stack, "start", start)
+    assert main.run(arguments()) == 1
+    assert [folder.parent for folder in started] == [tmp_path]
+    assert started[0].name.startswith("demo-")
+
+
+def test_only_ports_that_are_taken_are_replaced_by_free_ones():
+    with socket.socket() as taken, socket.socket() as free:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        free.bind(("127.0.0.1", 0))
+        was_free = free.getsockname()[1]
+        free.close()
+        unset = dict.fromkeys(stack._DEFAULT_PORTS, "0")
+        asked = unset | {"RATCHET_KAFKA_PORT": str(taken.getsockname()[1]), "RATCHET_REDIS_PORT": str(was_free)}
+        assert stack.free_ports(asked) == {"RATCHET_KAFKA_PORT": "0"}
+
+
+def test_the_start_is_told_line_by_line_without_the_advice_that_is_not_for_the_demo(monkeypatch, tmp_path: Path):
+    lines = "print('kafka is ready'); print('running in the background (pid 7); `ratchet down` stops it')"
+    monkeypatch.setattr(stack, "_ratchet", lambda: [sys.executable, "-c", lines])
+    monkeypatch.setattr(stack, "_status", lambda _: status())
+    monkeypatch.setattr(stack, "free_ports", lambda _: {})
+    said: list[str] = []
+    assert stack.start(tmp_path, tmp_path, fresh=True, say=said.append).ours
+    assert said == ["kafka is ready"]
