@@ -37,6 +37,7 @@ def add(commands: "Commands") -> None:
     up.add_argument("--loops", type=Path, metavar="DIR",
                     help="folder of the loop files (default: RATCHET_LOOPS_DIR, else examples/loops)")
     up.add_argument("--detach", action="store_true", help="return when all is ready, and leave it running")
+    up.add_argument("--background", action="store_true", help=argparse.SUPPRESS)  # what --detach starts
 
     down = command(commands, "down", _down, about="stop what `ratchet up` started",
                    more="Services finish what they accepted first; the data stays.",
@@ -71,7 +72,7 @@ def _up(arguments: argparse.Namespace) -> int:
         environ["RATCHET_LOOPS_DIR"] = str(arguments.loops.expanduser().resolve())
     # The detached one checks again, and what it says is shown here.
     _check_loops(environ, warn=not arguments.detach)
-    return _detached(data_dir, environ) if arguments.detach else _attached(data_dir, environ)
+    return _detached(data_dir, environ) if arguments.detach else _attached(data_dir, environ, arguments.background)
 
 
 def _check_loops(environ: dict[str, str], *, warn: bool) -> None:
@@ -86,7 +87,7 @@ def _check_loops(environ: dict[str, str], *, warn: bool) -> None:
             warn_of_rollout(loop)
 
 
-def _attached(data_dir: Path, environ: dict[str, str]) -> int:
+def _attached(data_dir: Path, environ: dict[str, str], background: bool) -> int:
     from services.stack.settings import Settings
     from services.stack.supervisor import Supervisor
     from shared.settings import read
@@ -97,7 +98,7 @@ def _attached(data_dir: Path, environ: dict[str, str]) -> int:
         print(f"[{time.monotonic() - began_s:6.1f} s] {line}", flush=True)
 
     os.environ.update(environ)
-    Supervisor(read(Settings, environ), say, lambda: _show_ready(data_dir)).run()
+    Supervisor(read(Settings, environ), say, lambda: None if background else _show_ready(data_dir)).run()
     return 0
 
 
@@ -105,18 +106,18 @@ def _detached(data_dir: Path, environ: dict[str, str]) -> int:
     import psutil
 
     from schemas.errors import Permanent
-    from services.stack import state
+    from services.stack import logfiles, state
     from services.stack.operating import await_ready
 
     log_file = data_dir / "logs" / "supervisor.log"
-    log_file.parent.mkdir(parents=True, exist_ok=True)
+    logfiles.make_folder(log_file.parent)
     if state.is_held(data_dir):
         with state.exclusive(data_dir):  # raises the error that says who holds it
             raise Permanent(f"another `ratchet up` on {data_dir} stopped just now; try again")
     offset = log_file.stat().st_size if log_file.exists() else 0
     with log_file.open("ab") as log:
         supervisor = psutil.Popen(
-            [sys.executable, "-m", "services.cli.main", "up", "--data-dir", str(data_dir)],
+            [sys.executable, "-m", "services.cli.main", "up", "--background", "--data-dir", str(data_dir)],
             env=environ | {"PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True)
     try:
@@ -126,6 +127,7 @@ def _detached(data_dir: Path, environ: dict[str, str]) -> int:
         supervisor.wait(timeout=90)
         raise
     if status is None:
+        _show_ready(data_dir)
         print(f"running in the background (pid {supervisor.pid}); `ratchet down` stops it")
         return 0
     return status or 1
@@ -157,6 +159,11 @@ def _show_ready(data_dir: Path) -> None:
     from services.stack import operating
 
     found = operating.status(data_dir)
+    # Standard output is often a log that others read (systemd, a container, a file): keys go to a terminal only.
+    if not sys.stdout.isatty():
+        _show(found | {"keys": {}})
+        print("keys: `ratchet status` shows them", flush=True)
+        return
     _show(found)
     print(f"\ntry:  curl -u {found['keys']['collect']}: {found['services']['collector']['url']}/v1/track "
           "-H 'content-type: application/json' -d '{\"userId\": \"u1\", \"event\": \"Hello\"}'", flush=True)

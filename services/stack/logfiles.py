@@ -1,9 +1,16 @@
-"""Keeps log files bounded without asking their writers."""
+"""Keeps log files private, and bounded without asking their writers."""
 
 import shutil
 from pathlib import Path
 
 MAX_BYTES = 20_000_000
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that only its owner reads; one that is there becomes so. Idempotent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of a folder made with a wider mode before, or under any umask: texts of users can stand in a traceback.
+    folder.chmod(0o700)
 
 
 def bound(folder: Path, max_bytes: int = MAX_BYTES) -> list[str]:

@@ -53,8 +53,7 @@ class Supervisor:
             Permanent: A port is taken, the directory is in use, or something cannot start; nothing is left running.
             Transient: Something was not ready in time, or could not be fetched; nothing is left running.
         """
-        self._data_dir.mkdir(parents=True, exist_ok=True)
-        (self._data_dir / "logs").mkdir(exist_ok=True)
+        logfiles.make_folder(self._data_dir / "logs")
         with state.exclusive(self._data_dir), self._signals():
             for name in state.end_orphans(self._data_dir, {"postgres": signal.SIGINT}):
                 self._say(f"ended {name}, left behind by a supervisor that was killed")

@@ -40,6 +40,14 @@ def test_a_damaged_secrets_file_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / vault.FILE).read_text() == "{"
 
 
+def test_only_the_owner_reads_logs_even_where_the_folder_was_made_wider_before(tmp_path: Path) -> None:
+    logs = tmp_path / "data" / "logs"
+    for _ in range(2):
+        logfiles.make_folder(logs)
+        assert stat.S_IMODE(logs.stat().st_mode) == 0o700
+        logs.chmod(0o755)
+
+
 def test_a_log_that_grew_too_big_is_cut_while_its_writer_goes_on(tmp_path: Path) -> None:
     log = tmp_path / "collector.log"
     with log.open("ab", buffering=0) as writer:
