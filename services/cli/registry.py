@@ -164,16 +164,46 @@ def _apply(arguments: argparse.Namespace) -> None:
         before = registry.aliases(loop)
         after: Aliases
         if arguments.change == "promote":
-            after = registry.promote(loop, arguments.version, actor=actor, reason=reason, force=arguments.force)
+            after = _promote(registry, arguments, actor)
         elif arguments.change == "rollback":
             after = registry.rollback(loop, actor=actor, reason=reason)
         elif arguments.change == "pin":
             after = registry.pin(loop, arguments.version, actor=actor, reason=reason)
         else:
             after = registry.unpin(loop, actor=actor, reason=reason)
-    moved = f"{before.champion or 'none'} -> {after.champion or 'none'}" if before.champion != after.champion else (
-        f"{after.champion or 'none'}, as before")
-    print(f"{loop}: champion {moved}; pinned {after.pinned or 'no'}; epoch {after.epoch}")
+    print(f"{loop}: {told(arguments.change, before, after)}")
+
+
+def _promote(registry: "Registry", arguments: argparse.Namespace, actor: str) -> "Aliases":
+    from shared.registry import Conflict
+
+    try:
+        return registry.promote(arguments.loop, arguments.version, actor=actor, reason=arguments.reason,
+                                force=arguments.force)
+    except Conflict as exc:
+        pinned = registry.aliases(arguments.loop).pinned
+        if arguments.force or not pinned:
+            raise
+        raise Conflict(f"loop {arguments.loop} is pinned to {pinned}: `ratchet unpin` it first, or promote with "
+                       "--force, which moves the pin along") from exc
+
+
+def told(change: str, before: "Aliases", after: "Aliases") -> str:
+    """Return what a change did to a loop, in words."""
+    champion = after.champion or "none"
+    match change:
+        case "unpin":
+            stays = f"champion stays {champion}"
+            return f"unpinned; {stays}" if before.pinned else f"was not pinned; {stays}"
+        case "rollback":
+            return (f"rolled back from {before.champion or 'none'} to {champion} and pinned there; "
+                    "`ratchet unpin` lets the loop go on")
+        case "pin":
+            was = "" if before.champion == after.champion else f"; champion was {before.champion or 'none'}"
+            return f"pinned {after.pinned}{was}"
+    moved = f"{champion} is the champion already" if before.champion == after.champion else (
+        f"promoted {champion}; champion was {before.champion or 'none'}")
+    return moved + (f"; pinned {after.pinned}" if after.pinned else "")
 
 
 def _restore(arguments: argparse.Namespace) -> int:

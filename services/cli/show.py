@@ -27,23 +27,24 @@ def version_json(manifest: "Manifest", aliases: "Aliases", history: "Sequence[Lo
 
 def versions_table(manifests: "Sequence[Manifest]", aliases: "Aliases") -> None:
     """Print the versions as a table."""
-    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     if not manifests:
         print("no version yet: the first one is published as soon as there is feedback to learn from")
         return
-    table = Table(box=box.SIMPLE)
-    for heading in ("version", "serves as", "method", "examples", "labels", "accuracy", "gate", "made"):
-        table.add_column(heading, justify="right" if heading in ("examples", "labels") else "left")
+    # At most 80 columns with one alias each, so that a terminal shows every figure; further aliases wrap.
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for heading in ("version", "as", "method", "examples", "labels", "accuracy", "gate", "made"):
+        table.add_column(heading, justify="right" if heading in ("examples", "labels") else "left",
+                         no_wrap=heading != "as")
     for manifest in manifests:
         metric = manifest.metrics.get(f"prequential_{manifest.gate.metric}") or next(iter(manifest.metrics.values()),
                                                                                      None)
         table.add_row(manifest.version, ", ".join(_named(manifest, aliases)), manifest.method, str(manifest.n_examples),
-                      str(len(manifest.labels)), _interval(metric), f"{manifest.gate.verdict} ({manifest.gate.rule})",
-                      _when(manifest.created_ms))
-    Console(soft_wrap=True).print(table)
+                      str(len(manifest.labels)), _percent(metric), manifest.gate.verdict,
+                      _briefly(manifest.created_ms))
+    Console(highlight=False).print(table)
 
 
 def version_page(manifest: "Manifest", aliases: "Aliases", history: "Sequence[LogEntry]") -> None:
@@ -56,13 +57,14 @@ def version_page(manifest: "Manifest", aliases: "Aliases", history: "Sequence[Lo
                 f"seed {manifest.seed}",
         "parent": manifest.parent or "none",
         "encoder": f"{manifest.base.id}, generation {manifest.generation}, {manifest.encoder[:12]}",
-        "learned from": f"{manifest.n_examples} examples: {'... ' if len(manifest.examples) > 8 else ''}{ranges}",
+        "learned from": f"sequence {'... ' if len(manifest.examples) > 8 else ''}{ranges} ({manifest.n_examples} "
+                        "learned; held-out and replaced ones are read, not learned)" if ranges else "nothing",
         "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:12])}"
                   + (" ..." if len(manifest.labels) > 12 else ""),
         "gate": f"{manifest.gate.verdict} ({manifest.gate.rule}): {manifest.gate.reason}",
         "champion then": _interval(manifest.gate.champion),
         "candidate": _interval(manifest.gate.candidate),
-        "difference": _interval(manifest.gate.difference),
+        "difference": _difference(manifest.gate.difference),
         "forgotten": ", ".join(check.label for check in manifest.gate.labels if not check.ok) or "no label",
         "tensors": ", ".join(f"{name} {tuple(ref.shape)}" for name, ref in list(manifest.tensors.items())[:4])
                    + (f" and {len(manifest.tensors) - 4} more" if len(manifest.tensors) > 4 else ""),
@@ -73,7 +75,9 @@ def version_page(manifest: "Manifest", aliases: "Aliases", history: "Sequence[Lo
         if value:
             print(f"  {name:<22} {value}")
     for entry in history:
-        print(f"  {_when(entry.time_ms)}    {entry.action} by {entry.actor}: {entry.reason}")
+        # Published and promoted for the gate's reason, which stands above.
+        why = "" if entry.reason in ("", manifest.gate.reason) else f": {entry.reason}"
+        print(f"  {_when(entry.time_ms)}    {entry.action} by {entry.actor}{why}")
 
 
 def _brief(manifest: "Manifest", aliases: "Aliases") -> dict[str, Any]:
@@ -94,11 +98,26 @@ def _named(manifest: "Manifest", aliases: "Aliases") -> list[str]:
 
 
 def _interval(value: "Interval | None") -> str:
-    return "" if value is None else f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}] n={value.n}"
+    return "" if value is None else (f"{value.value:.1%}, between {value.low:.1%} and {value.high:.1%}, "
+                                     f"n={value.n}")
+
+
+def _difference(value: "Interval | None") -> str:
+    return "" if value is None else (f"{100 * value.value:+.1f} points, between {100 * value.low:+.1f} and "
+                                     f"{100 * value.high:+.1f}, n={value.n}")
+
+
+def _percent(value: "Interval | None") -> str:
+    return "" if value is None else f"{value.value:.1%} n={value.n}"
 
 
 def _when(created_ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(created_ms / 1000))
+
+
+def _briefly(created_ms: int) -> str:
+    made = time.localtime(created_ms / 1000)
+    return time.strftime("%H:%M:%S" if made[:3] == time.localtime()[:3] else "%m-%d %H:%M", made)
 
 
 def _text(value: Any) -> str:

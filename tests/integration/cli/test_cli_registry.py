@@ -31,6 +31,7 @@ def registry(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         tensors = {"head.weight": np.full((4, 2), number, np.float32)}
         opened.publish(Manifest(
             loop=LOOP, version=version, task="text-classification", generation=0, method="analytic",
+            metrics={"prequential_accuracy": Interval(0.821, 0.796, 0.844, 1000)},
             created_ms=1_700_000_000_000, parent=f"v{number - 1}" if number > 1 else None,
             base=BaseRef(id="tiny", sha256="0" * 64), encoder="e" * 64, tokenizer="t" * 64, max_tokens=16,
             tensors={name: ref(array) for name, array in tensors.items()}, labels=["card", "refund"],
@@ -59,7 +60,20 @@ def test_versions_are_listed_newest_first_with_what_they_serve_as(ratchet: Calla
     assert [(v["version"], v["aliases"], v["n_examples"]) for v in listed["versions"]] == [
         ("v2", ["champion"], 20), ("v1", ["previous"], 10)]
     assert listed["aliases"]["champion"] == "v2"
-    assert "v2" in ratchet("versions", LOOP)[1]
+
+
+def test_a_terminal_of_80_columns_shows_every_figure_of_the_versions(ratchet: Callable[..., tuple[int, str, str]],
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert ratchet("pin", LOOP, "--reason", "audit")[0] == 0
+    out = ratchet("versions", LOOP)[1]
+    heading, champion, pinned, previous = out.splitlines()
+    assert "…" not in out
+    assert heading.split() == ["version", "as", "method", "examples", "labels", "accuracy", "gate", "made"]
+    assert champion.split()[:8] == ["v2", "champion,", "analytic", "20", "2", "82.1%", "n=1000", "accepted"]
+    assert pinned.split() == ["pinned"]
+    assert previous.split()[:2] == ["v1", "previous"]
+    assert all(len(line) <= 80 for line in out.splitlines())
 
 
 def test_a_declared_loop_without_versions_is_no_error(ratchet: Callable[..., tuple[int, str, str]]) -> None:
@@ -100,8 +114,9 @@ def test_show_knows_a_new_version_however_long_the_log_is(registry: Registry, re
 def test_show_tells_what_a_version_is_and_why_it_serves(ratchet: Callable[..., tuple[int, str, str]]) -> None:
     status, out, _ = ratchet("show", LOOP, "champion")
     assert status == 0
-    for fact in ("v2", "champion", "20 examples: 1-20", "card, refund", "no worse on 40 examples", "0.0100 [-0.0100",
-                 "promoted by trainer: passed the gate"):
+    assert out.count("no worse on 40 examples") == 1
+    for fact in ("v2", "champion", "sequence 1-20 (20 learned; ", "card, refund", "no worse on 40 examples",
+                 "+1.0 points, between -1.0", "82.1%, between 79.6%", "promoted by trainer: passed the gate"):
         assert fact in out
     shown = json.loads(ratchet("show", LOOP, "v1", "--json")[1])
     assert shown["manifest"]["version"] == "v1"
@@ -121,14 +136,17 @@ def test_a_version_that_is_not_there_is_refused_by_name(version: str, ratchet: C
 
 def test_rollback_holds_until_unpin_and_each_step_keeps_who_and_why(
         registry: Registry, ratchet: Callable[..., tuple[int, str, str]]) -> None:
-    assert "champion v2 -> v1; pinned v1" in ratchet("rollback", LOOP, "--reason", "worse since noon")[1]
+    assert ratchet("rollback", LOOP, "--reason", "worse since noon")[1] == (
+        f"{LOOP}: rolled back from v2 to v1 and pinned there; `ratchet unpin` lets the loop go on\n")
     status, _, err = ratchet("promote", LOOP, "v2", "--reason", "impatient")
     assert status == 1
-    assert "pinned" in err
-    assert "pinned no" in ratchet("unpin", LOOP, "--reason", "looked at it")[1]
-    assert "champion v1 -> v2" in ratchet("promote", LOOP, "v2", "--reason", "it was the network")[1]
+    assert "pinned to v1" in err
+    assert "--force" in err
+    assert "unpinned; champion stays v1" in ratchet("unpin", LOOP, "--reason", "looked at it")[1]
+    assert "promoted v2; champion was v1" in ratchet("promote", LOOP, "v2", "--reason", "it was the network")[1]
     assert "pinned v2" in ratchet("pin", LOOP, "--reason", "audit")[1]
-    assert "champion v2 -> v1; pinned v1" in ratchet("promote", LOOP, "v1", "--force", "--reason", "really")[1]
+    forced = ratchet("promote", LOOP, "v1", "--force", "--reason", "really")[1]
+    assert "promoted v1; champion was v2; pinned v1" in forced
     told = [(entry.actor.partition(":")[0], entry.reason) for entry in registry.log(LOOP)][-5:]
     assert told == [("cli", "worse since noon"), ("cli", "looked at it"), ("cli", "it was the network"),
                     ("cli", "audit"), ("cli", "really")]
