@@ -20,6 +20,7 @@ from schemas.errors import Permanent
 
 T = TypeVar("T")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+_NUMBERS = {int: "a whole number", float: "a number"}
 
 
 class InvalidSetting(Permanent):
@@ -128,6 +129,11 @@ def _convert(hint: Any, text: str) -> Any:
         return Keys.parse(text)
     if hint is Path:
         return Path(text).expanduser()
-    if hint in (int, float, str):
-        return hint(text)
+    if hint is str:
+        return text
+    if hint in _NUMBERS:
+        try:
+            return hint(text)
+        except ValueError:
+            raise ValueError(f"must be {_NUMBERS[hint]}") from None
     raise TypeError(f"no rule to read a {hint}")

@@ -39,6 +39,19 @@ def test_every_wrong_variable_is_named_at_once_and_a_secret_is_not_repeated():
     assert "hunter" not in str(caught.value)
 
 
+def test_a_number_that_is_none_is_refused_in_words_for_people():
+    @dataclass(frozen=True)
+    class Numbers:
+        count: int = setting("R_COUNT", 1, "How many.")
+        share: float | None = setting("R_SHARE", None, "Which part.")
+
+    with pytest.raises(InvalidSetting) as caught:
+        read(Numbers, {"R_COUNT": "1.5", "R_SHARE": "half"})
+
+    assert str(caught.value) == ("R_COUNT='1.5' is wrong: must be a whole number; "
+                                 "R_SHARE='half' is wrong: must be a number")
+
+
 def test_shown_settings_mask_secrets():
     text = shown(read(Example, {"R_URL": "u", "R_KEYS": "a:hunter2"}))
 
