@@ -55,6 +55,8 @@ $(STAMP): requirements.lock pyproject.toml | $(UV)
 	@echo "setting up $(VENV): about 3.5 GB of downloads the first time, most of it torch"
 	@rm -f $(STAMP)
 	@UV_PYTHON_DOWNLOADS=never $(UV) venv --quiet --allow-existing --python "$(BASE_PYTHON)" $(VENV)
-	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --require-hashes requirements.lock
+	@# Says what it downloads and how long it took; the list of 175 packages stays away.
+	@set -o pipefail; VIRTUAL_ENV=$(VENV) $(UV) pip sync --require-hashes requirements.lock 2>&1 \
+		| awk '!/^ [-+~] / { print; fflush() }'
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --editable .
 	@touch $(STAMP)
