@@ -150,6 +150,8 @@ def health_fault(port: int) -> str | None:
         connection.request("GET", "/health/ready")
         response = connection.getresponse()
         body = response.read(65536)
+    except ConnectionRefusedError:
+        return f"it does not listen on port {port} yet"
     except (OSError, http.client.HTTPException) as exc:
         return f"it does not answer: {exc}"
     finally:

@@ -24,6 +24,7 @@ from shared.settings import read
 T = TypeVar("T")
 TICK_S = 0.1
 LOGS_EVERY_S = 5.0
+TELL_AFTER_S, TELL_EVERY_S = 5.0, 10.0  # who is still awaited while all starts
 WRONG_SETTING = 2  # the exit status of a service whose settings or loop files are wrong
 
 
@@ -95,8 +96,10 @@ class Supervisor:
     def _wait(self, which: tuple[Server, ...] | tuple[Service, ...], deadline_s: float) -> None:
         began_s = time.monotonic()
         waiting = {what.name: what for what in which}
+        tell_at_s = began_s + TELL_AFTER_S
         while waiting:
             self._check_stop()
+            faults: dict[str, str] = {}
             for name, what in list(waiting.items()):
                 fault = what.fault()
                 if fault is None:
@@ -105,7 +108,12 @@ class Supervisor:
                 elif time.monotonic() > deadline_s:
                     raise Transient(f"{name} is not ready after {self._settings.start_timeout_s:.0f} s: {fault}; "
                                     f"see {what.command().log_file}")
+                else:
+                    faults[name] = fault
                 self._tend(self._units[name], starting=True)
+            if faults and time.monotonic() > tell_at_s:
+                self._say("waiting for " + ", ".join(f"{name} ({fault})" for name, fault in faults.items()))
+                tell_at_s = time.monotonic() + TELL_EVERY_S
             self._stop.wait(TICK_S)
 
     def _make_ready(self, todo: Plan) -> None:

@@ -15,6 +15,7 @@ from schemas.errors import Permanent, Transient
 from services.stack import jars, logfiles, operating, plan, state, vault
 from services.stack.process import Identity, Stopped, finish, identity_of, wait_gone
 from services.stack.settings import Settings
+from services.stack.supervisor import Supervisor
 from services.stack.units import FIRST_PAUSE_S, MAX_PAUSE_S, Unit
 from shared.settings import read
 
@@ -236,3 +237,16 @@ def test_a_fetched_jar_is_used_only_when_it_is_the_pinned_one(
     with pytest.raises(error, match=says):
         jars._fetch(jar, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_start_says_who_is_awaited_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.stack.supervisor.TELL_AFTER_S", 0.0)
+    said: list[str] = []
+    slow = plan.Service("trainer", ("true",), 1, {}, tmp_path / "trainer.log")
+    faults = iter(["models: loading", "models: loading", "models: loading", None])
+    monkeypatch.setattr(plan.Service, "fault", lambda _: next(faults))
+    starting = Supervisor(read(Settings, {"RATCHET_DATA_DIR": str(tmp_path)}), said.append)
+    starting._units["trainer"] = Unit(slow)
+    starting._wait((slow,), time.monotonic() + 60)
+    assert said[0] == "waiting for trainer (models: loading)"
+    assert [line.split(" after ")[0] for line in said[1:]] == ["trainer is ready"]
