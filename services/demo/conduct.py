@@ -54,7 +54,8 @@ async def conduct(plan: Plan, stack: Stack, screen: Screen, memory: Callable[[],
         Transient: The stack did not answer for longer than every retry lasts.
     """
     start_s, since_ms = time.monotonic(), int(time.time() * 1000)
-    tally = Tally(len(plan.messages), lambda: time.monotonic() - start_s, held_out_share=Training().holdout)
+    tally = Tally(len(plan.messages), lambda: time.monotonic() - start_s, held_out_share=Training().holdout,
+                  started_with=stack.champions.get(plan.loop))
     async with AsyncExitStack() as closing:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         http = await closing.enter_async_context(aiohttp.ClientSession(connector=connector))
@@ -105,12 +106,14 @@ class _Run:
             accounts.read, stores.postgres_url, stores.redis_url, stores.artifacts_dir, loop=plan.loop,
             since_ms=since_ms, event_ids=tally.event_ids, prediction_ids=list(tally.accepted_s))
         tally.generations = {m.version: m.generation for m in found.manifests}
-        tally.phase = "done"
-        return report.build(tally, report.Played(
+        told = report.build(tally, report.Played(
             data=plan.data, rate=plan.rate, seed=plan.seed, n_users=len({m.user_id for m in plan.messages}),
             frozen_place=tally.frozen_place, frozen_fault=self._frozen.fault, test_flags=test_flags,
             test_versions=test_versions, probes=self._probes, drained=drained, drain_s=drain_s, stream_s=stream_s,
             started_with=self._stack.champions.get(plan.loop), rss_bytes=rss_bytes), found)
+        tally.final = report.final(told)
+        tally.phase = "done"
+        return told
 
     async def _saw(self, answer: Answer, is_new: bool) -> None:
         self._frozen.saw(answer)

@@ -19,7 +19,7 @@ from schemas.errors import Invalid, Permanent, RatchetError
 from services.demo import page, report, stack
 from services.demo.conduct import Plan, conduct
 from services.demo.messages import Message, Source, default_source, play_list, read
-from services.demo.screen import Screen, faults, report_table
+from services.demo.screen import Screen, as_promised, faults, report_table
 from services.demo.settings import Settings
 from shared.settings import read as read_settings
 
@@ -61,8 +61,10 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, before)
     wrong = report.verdict(found)
     screen.console.print(report_table(found))
-    if wrong:
-        screen.console.print(faults(wrong))
+    screen.console.print(faults(wrong) if wrong else as_promised(), soft_wrap=True)
+    slow = report.too_slow(found)
+    if slow:
+        screen.say(slow)
     screen.say(f"report: {args.report} and {_html(args)}")
     return 1 if wrong else 0
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from services.demo.charts import Line, accuracy, bars
 from services.demo.live import marks
+from services.demo.report import lately, too_slow
 
 _MANY = 400  # decisions beyond this are left out of the page; the JSON has them all
 
@@ -31,8 +32,9 @@ def render(report: Mapping[str, Any], wrong: Sequence[str]) -> str:
 <body>
 <main>
 <header><h1>What {data["messages"]:,} messages taught</h1>
-<p>{escape(data["name"])}, {data["users"]:,} simulated users, {report["rate"]["asked"]:g} messages a second</p></header>
+<p>{escape(data["name"])}, {data["users"]:,} simulated users, {rate(report)}</p></header>
 {_faults(wrong)}
+{_too_slow(report)}
 <section class="tiles" aria-label="figures">{_tiles(report)}</section>
 {_accuracy(report)}
 {_loop_time(report)}
@@ -54,6 +56,16 @@ def seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f} s"
 
 
+def rate(report: Mapping[str, Any]) -> str:
+    """The rate that was reached, as text."""
+    return f"{report['rate']['achieved'] or 0:.3g} of {report['rate']['asked']:g} messages asked a second"
+
+
+def _too_slow(report: Mapping[str, Any]) -> str:
+    said = too_slow(report)
+    return f'<section class="card"><p>{escape(said)}</p></section>' if said else ""
+
+
 def _faults(wrong: Sequence[str]) -> str:
     if not wrong:
         return ""
@@ -63,11 +75,11 @@ def _faults(wrong: Sequence[str]) -> str:
 
 def _tiles(report: Mapping[str, Any]) -> str:
     accuracy_ = report["prequential_accuracy"]
-    long = report["data"]["messages"] > 2000
+    recent, n_recent = lately(report)
+    began = "from no labels on" if report["started_with"] is None else f"starting with {report['started_with']}"
     tiles = [
-        ("main", percent(accuracy_["last_2000" if long else "last_window"]),
-         f"right, of the last {2000 if long else report['curves']['window']:,}"),
-        ("", percent(accuracy_["overall"]), "right, of all, from no labels on"),
+        ("main", percent(recent), f"right, of the last {n_recent:,}"),
+        ("", percent(accuracy_["overall"]), f"right, of all, {escape(began)}"),
         ("", percent(report["static_accuracy"]), "right, had it stopped learning"),
         ("", percent(report["test_accuracy"]), "right, on unseen test messages"),
         ("", seconds(report["loop_time_s"]["p50"]), f"loop time, p95 {seconds(report['loop_time_s']['p95'])}"),
@@ -122,7 +134,7 @@ def _accounts(report: Mapping[str, Any]) -> str:
          else f"{events['accepted']:,}, {events['stored']:,}, {events['effects']:,}"),
         ("predict", f"p50 {_ms(predict['p50'])}, p95 {_ms(predict['p95'])}, p99 {_ms(predict['p99'])}, "
                     f"longest {_ms(predict['max'])}"),
-        ("rate achieved", f"{report['rate']['achieved'] or 0:.1f} messages a second"),
+        ("rate achieved", rate(report)),
         ("stored and learned after", f"{report['drain']['seconds']:.1f} s from the last message"),
         ("memory", ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in report["rss_bytes"].items()) or "–"),
     ]

@@ -20,7 +20,7 @@ from services.demo.metrics import (
     thin,
     window_of,
 )
-from services.demo.tally import Tally
+from services.demo.tally import Final, Tally
 
 _POINTS = 400
 
@@ -65,6 +65,7 @@ def build(tally: Tally, played: Played, accounts: Accounts) -> dict[str, Any]:
     static = [tally.static_flags[place] for place in sorted(tally.static_flags)]
     same = [flags[place] for place in tally.static_flags]
     return {
+        "started_with": played.started_with,
         "data": {"name": played.data, "messages": tally.total, "users": played.n_users, "seed": played.seed},
         "prequential_accuracy": {"overall": share(order), "last_2000": share(order[-2000:]),
                                  "first_2000": share(order[:2000]), "last_window": share(order[-window:])},
@@ -100,6 +101,34 @@ def build(tally: Tally, played: Played, accounts: Accounts) -> dict[str, Any]:
         "version_list": _versions(tally, accounts.manifests),
         "decisions": [_decision(run) for run in accounts.runs],
     }
+
+
+def lately(report: Mapping[str, Any]) -> tuple[float | None, int]:
+    """The accuracy at the end of the stream, and over how many messages: 2,000, or the window of a shorter stream."""
+    n_messages, accuracy = report["data"]["messages"], report["prequential_accuracy"]
+    if n_messages > 2000:
+        return accuracy["last_2000"], 2000
+    return accuracy["last_window"], min(report["curves"]["window"], n_messages)
+
+
+def final(report: Mapping[str, Any]) -> Final:
+    """The figures of the report that the live page ends with."""
+    recent, window = lately(report)
+    return Final(
+        rate=report["rate"]["achieved"] or 0.0, window=window, recent=recent,
+        overall=report["prequential_accuracy"]["overall"], static=report["static_accuracy"],
+        versions=report["versions"], loop_p50_s=report["loop_time_s"]["p50"], loop_p95_s=report["loop_time_s"]["p95"])
+
+
+def too_slow(report: Mapping[str, Any]) -> str:
+    """What to say when the questions fell behind the rate that was asked for; empty when they did not.
+
+    Falling behind is more than 5 % and more than a second: of a very short stream, the last feedback alone is 5 %.
+    """
+    rate = report["rate"]
+    if (rate["achieved"] or rate["asked"]) >= 0.95 * rate["asked"] or (rate["slip_max_s"] or 0.0) < 1.0:
+        return ""
+    return f"this machine was too slow for {rate['asked']:g}/s; try --rate {0.9 * rate['achieved']:.2g}"
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:

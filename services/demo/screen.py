@@ -1,6 +1,7 @@
 """The terminal: a live display while the messages are played, and the report as a table."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console, Group
@@ -10,20 +11,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from services.demo.page import percent, seconds
+from services.demo.page import percent, rate, seconds
+from services.demo.report import lately
 from services.demo.tally import Snapshot
 
 _LINE_EVERY_S = 5.0
 
 
 class Screen:
-    """Shows a run: a panel that changes in place on a terminal, a line every few seconds elsewhere."""
+    """Shows a run: a panel that changes in place on a terminal, a line when something changed elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live: Live | None = None
         self._next_line_s = 0.0
-        self._phase = ""
+        self._shown: Snapshot | None = None
 
     def say(self, text: str) -> None:
         """Print a line; above the panel while that is shown."""
@@ -45,10 +47,17 @@ class Screen:
         """Show how the run stands."""
         if self._live is not None:
             self._live.update(panel(now))
-        elif now.phase != self._phase or now.elapsed_s >= self._next_line_s:
-            self._phase = now.phase
+        elif self._is_news(now):
+            self._shown = now
             self._next_line_s = now.elapsed_s + _LINE_EVERY_S
             self.say(line(now))
+
+    def _is_news(self, now: Snapshot) -> bool:
+        if self._shown is None or now.phase != self._shown.phase:
+            return True
+        # Time passes and the rate falls while nothing happens; neither is worth a line of its own.
+        same = replace(now, elapsed_s=self._shown.elapsed_s, rate=self._shown.rate) == self._shown
+        return not same and now.elapsed_s >= self._next_line_s
 
 
 def line(now: Snapshot) -> str:
@@ -56,7 +65,7 @@ def line(now: Snapshot) -> str:
     return (f"{now.phase}: {now.done}/{now.total} messages, {now.rate:.0f}/s, "
             f"last {now.window} {percent(now.recent)}, overall {percent(now.overall)}, "
             f"never updated {percent(now.static)}, {now.version}, {now.swaps} swaps, "
-            f"loop time about {seconds(now.loop_p50_s)}, {now.failed} failed")
+            f"loop time {'about ' if now.loop_is_estimate else ''}{seconds(now.loop_p50_s)}, {now.failed} failed")
 
 
 def panel(now: Snapshot) -> Panel:
@@ -71,7 +80,8 @@ def panel(now: Snapshot) -> Panel:
     table.add_row(f"never updated{about}", f"[bold yellow]{percent(now.static)}[/] {now.static_version}", "answering",
                   f"[bold]{now.version}[/]")
     table.add_row("versions", f"[bold]{now.versions}[/] published", "swaps", f"[bold]{now.swaps}[/]")
-    table.add_row("loop time (about)", f"[bold]{seconds(now.loop_p50_s)}[/] p50", "",
+    table.add_row(f"loop time{' (about)' if now.loop_is_estimate else ''}",
+                  f"[bold]{seconds(now.loop_p50_s)}[/] p50", "",
                   f"{seconds(now.loop_p95_s)} p95")
     failed = f"[bold {'red' if now.failed else 'green'}]{now.failed}[/]"
     table.add_row("feedback accepted", f"[bold]{now.accepted:,}[/]", "failed requests", failed)
@@ -85,9 +95,10 @@ def report_table(report: Mapping[str, Any]) -> Table:
                   show_header=False, padding=(0, 2))
     preq, loop, events, static = (report["prequential_accuracy"], report["loop_time_s"], report["events"],
                                   report["static"])
+    recent, n_recent = lately(report)
     rows = [
-        ("prequential accuracy", f"[bold]{percent(preq['overall'])}[/] overall, {percent(preq['last_2000'])} over the "
-                                 "last 2,000"),
+        ("prequential accuracy", f"[bold]{percent(preq['overall'])}[/] overall, {percent(recent)} over the "
+                                 f"last {n_recent:,}"),
         ("never updated", f"{percent(report['static_accuracy'])} ({static['version']}, frozen after "
                           f"{static['frozen_after']:,} messages; on the same ones learning got "
                           f"{percent(static['prequential_on_the_same'])})"),
@@ -99,7 +110,7 @@ def report_table(report: Mapping[str, Any]) -> Table:
         ("failed requests", f"{report['failed_requests']:,}"),
         ("events", f"{events['accepted']:,} accepted, {events['stored']:,} stored, {events['effects']:,} effects"),
         ("predict", f"p50 {_ms(report['predict_s']['p50'])}, p99 {_ms(report['predict_s']['p99'])}"),
-        ("rate", f"{report['rate']['achieved'] or 0:.1f} a second, of {report['rate']['asked']:g} asked"),
+        ("rate", rate(report)),
     ]
     for name, value in rows:
         table.add_row(name, value)
@@ -109,6 +120,11 @@ def report_table(report: Mapping[str, Any]) -> Table:
 def faults(wrong: Sequence[str]) -> str:
     """What is not as promised, as text."""
     return "\n".join(f"[bold red]Not as promised:[/] {sentence}" for sentence in wrong)
+
+
+def as_promised() -> str:
+    """What is said when nothing went wrong."""
+    return "[bold green]all as promised:[/] 0 failed requests, nothing lost, nothing doubled"
 
 
 def _ms(value: float | None) -> str:

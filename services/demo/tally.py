@@ -2,11 +2,25 @@
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.demo.metrics import NO_VERSION, Answer, freeze_place, percentile, window_of
 
 _RATE_SPAN_S = 5.0
+
+
+@dataclass(frozen=True)
+class Final:
+    """The report's figures, which take the place of those that the run was shown with; None as in the snapshot."""
+
+    rate: float
+    window: int
+    recent: float | None
+    overall: float | None
+    static: float | None
+    versions: int
+    loop_p50_s: float | None
+    loop_p95_s: float | None
 
 
 @dataclass(frozen=True)
@@ -21,9 +35,10 @@ class Snapshot:
         static: Accuracy of the never-updated version; None before it is frozen.
         static_is_estimate: Whether that is still the accuracy around the moment of freezing; the version itself is
             asked when the stream is over.
-        loop_p50_s, loop_p95_s: Running estimate of the loop time; None before the first swap.
-        version: The version that answered last.
-        versions: How many versions the loop has published.
+        loop_p50_s, loop_p95_s: The loop time; None before the first swap.
+        loop_is_estimate: Whether that is still an estimate; it is measured when the stream is over and learned.
+        version: The version that answered last; before the first answer, the one that the run started with.
+        versions: How many versions the loop has published since the run began.
         failed: Requests that were not answered with success.
     """
 
@@ -43,6 +58,7 @@ class Snapshot:
     swaps: int
     loop_p50_s: float | None
     loop_p95_s: float | None
+    loop_is_estimate: bool
     accepted: int
     failed: int
 
@@ -54,12 +70,16 @@ class Tally:
         total: Messages that will be played.
         now: The clock, in seconds; all times are on it, and 0 is the run's start.
         held_out_share: About which share of the feedback is never learned from.
+        started_with: The champion before the run; None when the loop starts with nothing.
     """
 
-    def __init__(self, total: int, now: Callable[[], float], *, held_out_share: float = 0.03) -> None:
+    def __init__(self, total: int, now: Callable[[], float], *, held_out_share: float = 0.03,
+                 started_with: str | None = None) -> None:
         self.total, self.window = total, window_of(total)
         self.now = now
         self._held_out_share = held_out_share
+        self._started_with = started_with or NO_VERSION
+        self.final: Final | None = None
         self.phase = "starting"
         self.answers: list[Answer] = []
         self.accepted_s: dict[str, float] = {}
@@ -145,18 +165,22 @@ class Tally:
         while self._times and self._times[0] < now - _RATE_SPAN_S:
             self._times.popleft()
         done = len(self.answers) + self.unanswered
-        latest = self.answers[-1].version if self.answers else NO_VERSION
-        return Snapshot(
+        latest = self.answers[-1].version if self.answers else self._started_with
+        running = Snapshot(
             phase=self.phase, elapsed_s=now, done=done, total=self.total,
             rate=len(self._times) / min(_RATE_SPAN_S, max(now, 0.5)),
             window=self.window, recent=sum(self._recent) / len(self._recent) if self._recent else None,
             overall=self._n_correct / done if done else None,
             static=self.static_accuracy(), static_is_estimate=not self.static_flags,
             static_version=self.static_version,
-            version=latest, versions=self.published, swaps=max(0, len(self.first_seen_s) - 1),
+            version=latest, versions=max(0, self.published - int(self._started_with.lstrip("v"))),
+            swaps=max(0, len(self.first_seen_s) - 1),
             loop_p50_s=percentile(self.loop_estimates_s, 0.5), loop_p95_s=percentile(self.loop_estimates_s, 0.95),
-            accepted=len(self.accepted_s), failed=self.failures.total(),
+            loop_is_estimate=True, accepted=len(self.accepted_s), failed=self.failures.total(),
         )
+        if self.final is None:
+            return running
+        return replace(running, **vars(self.final), static_is_estimate=False, loop_is_estimate=False)
 
     def _note(self, correct: bool) -> None:
         self._recent.append(correct)

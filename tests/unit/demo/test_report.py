@@ -1,16 +1,18 @@
 """The report of a run."""
 
 import dataclasses
+import io
 import json
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 from services.demo import page, report
 from services.demo.charts import Line, Mark, accuracy, bars
 from services.demo.live import marks, message
 from services.demo.metrics import Answer
-from services.demo.screen import line, panel, report_table
+from services.demo.screen import Screen, line, panel, report_table
 from services.demo.tally import Tally
 from tests.support.demo_runs import Clock, a_run, manifest
 
@@ -169,3 +171,51 @@ def test_the_estimate_of_the_loop_time_allows_for_the_held_out_share(told_first:
     tally.answered(Answer(0, 102.0, "pr_0", "v1", "a", "a"), 0.01, 0.0)
     tally.learned("v1", 50)
     assert tally.loop_estimates_s == [3.0]
+
+
+def test_the_live_page_ends_with_the_figures_of_the_report():
+    tally, played, accounts = a_run()
+    assert "(about)" in message(tally, over=False, end="")["texts"]["loop-name"]
+    found = report.build(tally, played, accounts)
+    tally.final = report.final(found)
+    texts = message(tally, over=True, end="")["texts"]
+    assert texts["loop"] == page.seconds(found["loop_time_s"]["p50"])
+    assert "(about)" not in texts["loop-name"]
+    assert texts["recent"] == page.percent(report.lately(found)[0])
+    assert "50 a second" in texts["rate"]
+
+
+@pytest.mark.parametrize(("n_messages", "n_recent"), [(200, 40), (2000, 400), (2500, 2000)])
+def test_accuracy_at_the_end_names_over_how_many_messages_it_is(n_messages: int, n_recent: int):
+    found = report.build(*a_run(n_messages))
+    assert report.lately(found)[1] == n_recent
+    assert f"right, of the last {n_recent:,}" in page.render(found, [])
+
+
+def test_a_rate_that_was_not_reached_is_said_with_one_that_would_be():
+    found = report.build(*a_run(200))
+    assert report.too_slow(found) == ""
+    found["rate"] |= {"achieved": 34.2, "slip_max_s": 12.0}
+    assert report.too_slow(found) == "this machine was too slow for 50/s; try --rate 31"
+    assert "34.2 of 50 messages asked a second" in page.render(found, [])
+
+
+def test_a_loop_that_had_learned_before_is_not_said_to_start_from_nothing():
+    tally, played, accounts = a_run(200)
+    assert "from no labels on" in page.render(report.build(tally, played, accounts), [])
+    found = report.build(tally, dataclasses.replace(played, started_with="v12"), accounts)
+    assert "starting with v12" in page.render(found, [])
+    now = Tally(200, Clock(), started_with="v12").snapshot()
+    assert (now.version, now.versions) == ("v12", 0)
+
+
+def test_where_there_is_no_terminal_a_line_is_printed_only_when_something_changed():
+    clock, out = Clock(), io.StringIO()
+    tally, screen = Tally(200, clock), Screen(Console(file=out))
+    for now_s in (0.0, 10.0, 20.0):
+        clock.now_s = now_s
+        screen.show(tally.snapshot())
+    assert len(out.getvalue().splitlines()) == 1
+    tally.not_answered()
+    screen.show(tally.snapshot())
+    assert "1/200 messages" in out.getvalue().splitlines()[1]
