@@ -57,6 +57,8 @@ def test_the_commands_of_the_readme_do_what_it_says(terminal: Terminal, node_mod
         if "two versions" in block.how:
             _until(lambda: _loop(terminal)["previous"], "a version to go back to")
         printed = terminal.run(_command(terminal, block), timeout_s=180)
+        for shown in _promised(block):
+            assert re.search(shown, printed), f"the README shows {shown}, this was printed:\n{printed}"
         if "prediction_id" in block.text and "Ticket Resolved" in block.text:
             learned.append(_until(lambda: _learned(terminal, more_than=learned[-1] if learned else 0),
                                   f"what was told to be learned:\n{block.text}"))
@@ -66,6 +68,12 @@ def test_the_commands_of_the_readme_do_what_it_says(terminal: Terminal, node_mod
             assert "v1" in printed
     assert len(learned) == 4
     assert not terminal.status()["services"]
+
+
+def _promised(block: Block) -> list[str]:
+    """What a block says that it prints, as patterns: its comments that are JSON, in which … stands for anything."""
+    shown = re.findall(r"^# (\{.+)$", block.text, re.MULTILINE)
+    return [".+".join(re.escape(part) for part in line.split("…")) for line in shown]
 
 
 def _command(terminal: Terminal, block: Block) -> str:
