@@ -7,6 +7,7 @@ from typing import Any
 
 import faust
 from faust.app.base import BootStrategy
+from faust.exceptions import ConsumerNotStarted
 
 from schemas.frames import content_type
 from schemas.topics import Topics
@@ -70,8 +71,11 @@ def build(*, bootstrap: str, topics: Topics, group: str, instance: str, session_
 
 
 def assignment(app: _App) -> set[Partition]:
-    """Return the partitions that this worker reads at the moment."""
-    return {(tp.topic, tp.partition) for tp in app.consumer.assignment()}
+    """Return the partitions that this worker reads at the moment; none while Faust's consumer is still starting."""
+    try:
+        return {(tp.topic, tp.partition) for tp in app.consumer.assignment()}
+    except ConsumerNotStarted:
+        return set()
 
 
 def fault(app: _App) -> BaseException | None:
