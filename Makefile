@@ -25,7 +25,7 @@ demo: setup ## watch a model learn live; DEMO="--rate 100 --report r.json" passe
 	@$(VENV)/bin/ratchet demo $(DEMO)
 
 test: setup ## run every test; RATCHET_TEST_SERVERS=containers|embedded chooses the servers
-	$(PYTHON) -m pytest $(PYTEST)
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 unit: setup ## run the tests that need no server (seconds)
 	$(PYTHON) -m pytest tests/unit $(PYTEST)
