@@ -12,7 +12,7 @@ from schemas.manifest import GateDecision, Method
 from services.trainer import generations, metrics
 from services.trainer.champion import Champions
 from services.trainer.core import Learner, Scorer, Unseen, temperature
-from services.trainer.examples import Embedded, in_force, is_held_out
+from services.trainer.examples import Embedded, in_force
 from services.trainer.finetune import FineTune
 from services.trainer.gate import Pairs, Rule, decide
 from services.trainer.keeping import Keeper
@@ -21,6 +21,7 @@ from services.trainer.reading import BATCH, Reader, Shape
 from services.trainer.schedule import Started, is_due
 from services.trainer.store import Progress, Store
 from services.trainer.trial import Trial, job_for
+from shared.holdout import is_held_out
 from shared.logs import Log
 from shared.models.encoder import Encoder
 from shared.registry import Aliases, Corrupt, NotFound, Registry

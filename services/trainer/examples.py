@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shared.holdout import is_held_out as is_held_out
+from shared.holdout import is_held_out
 
 Vector = npt.NDArray[np.float32]
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.trainer.core import Learner, Scorer, together
-from services.trainer.examples import Embedded, Example, in_force, is_held_out
+from services.trainer.examples import Embedded, Example, in_force
 from services.trainer.job import ADAPTER, PRESENT, Folder, Job, Progressed, Result
 from services.trainer.reading import BATCH, Reader, Shape
 from services.trainer.snapshots import Snapshots
 from services.trainer.store import Store
+from shared.holdout import is_held_out
 from shared.logs import Log
 from shared.models.encoder import Encoder
 from shared.models.finetune import Plan, Step, tune

@@ -14,6 +14,7 @@ from schemas.manifest import Manifest
 from services.trainer import app
 from services.trainer.core import Learner
 from services.trainer.reading import Batch, Reader
+from shared.holdout import is_held_out
 from shared.models.analytic import RidgeHead, projection
 from shared.models.encoder import Encoder
 from shared.models.text_classification import HEAD, Classifier, encoder_for
@@ -49,7 +50,7 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
 
 def learned(bench: Bench) -> list[tuple[str, str]]:
     """What the table says that must have been learned: the newest revisions of subjects that are not held out."""
-    from services.trainer.examples import in_force, is_held_out
+    from services.trainer.examples import in_force
     from services.trainer.store import Store
 
     store = Store(bench.postgres_url, LOOP, text_path="properties.text")

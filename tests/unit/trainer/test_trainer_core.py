@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from schemas.loops import Seconds, Training
 from services.trainer.core import Learner, LearnerState, Scorer
-from services.trainer.examples import Change, Embedded, Example, changes, in_force, is_held_out, logged_embedding
+from services.trainer.examples import Change, Embedded, Example, changes, in_force, logged_embedding
 from services.trainer.reading import Batch
 from services.trainer.schedule import GROWTH, Started, is_due
 from services.trainer.tuning import sample
+from shared.holdout import is_held_out
 from shared.models.analytic import RidgeHead, projection
 
 DIM, SEED, SHARE = 12, 3, 0.2
