@@ -1,5 +1,6 @@
 """Real Kafka, Postgres and Redis for tests: in containers where Docker answers, else on the embedded stack."""
 
+import gc
 import io
 import os
 import secrets
@@ -7,6 +8,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -132,10 +134,17 @@ def docker_fault() -> str | None:
         from docker.errors import DockerException
     except ImportError:
         return "testcontainers is not installed"
-    try:
-        client = docker.from_env(timeout=30)
-    except DockerException as exc:
-        return f"Docker does not answer: {str(exc).splitlines()[0][:150]}"
+    with warnings.catch_warnings():
+        # The client leaves the socket of a refused connection open, and the exception's frames hold it until here.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            client = docker.from_env(timeout=30)
+        except DockerException as exc:
+            fault = f"Docker does not answer: {str(exc).splitlines()[0][:150]}"
+            client = None
+        gc.collect()
+    if client is None:
+        return fault
     try:
         client.ping()
         for image in IMAGES.values():
