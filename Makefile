@@ -12,9 +12,10 @@ BASE_PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 STAMP := $(VENV)/.installed
 DEMO ?=
+BENCH ?=
 PYTEST ?=
 
-.PHONY: help setup demo test unit check lock schemas compose-config clean
+.PHONY: help setup demo test unit bench check lock schemas compose-config clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -29,6 +30,9 @@ test: setup ## run every test; RATCHET_TEST_SERVERS=containers|embedded chooses 
 
 unit: setup ## run the tests that need no server (seconds)
 	$(PYTHON) -m pytest tests/unit $(PYTEST)
+
+bench: setup ## measure Ratchet and its peers side by side, about 15 minutes; BENCH="--docs" writes docs/benchmarks.md
+	$(VENV)/bin/ratchet bench all $(BENCH)
 
 check: setup ## lint, types, import rules, lock and schemas in step
 	$(VENV)/bin/ruff check .

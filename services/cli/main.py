@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from schemas.errors import RatchetError
-from services.cli import demo, loops, registry, services, stack
+from services.cli import bench, demo, loops, registry, services, stack
 from shared.settings import InvalidSetting
 
 DESCRIPTION = "Ratchet turns what users do into a better model, continuously."
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("ratchet", description=DESCRIPTION, epilog=EXAMPLES,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (stack, loops, services, registry, demo):
+    for group in (stack, loops, services, registry, demo, bench):
         group.add(commands)
     return top
 
