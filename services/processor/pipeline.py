@@ -84,6 +84,7 @@ class Pipeline:
             if storing:
                 await storing
             storing = asyncio.create_task(self._store(deliveries, records, batch))
+            storing.add_done_callback(self._stored)
         if storing:
             await storing
 
@@ -130,6 +131,11 @@ class Pipeline:
         self.watermark.saw(records)
         for delivery in deliveries:
             await delivery.acknowledge()
+
+    def _stored(self, storing: asyncio.Task[None]) -> None:
+        # Not left for the next batch to find: hours may pass until one comes, and this one would wait as long.
+        if not storing.cancelled() and (fault := storing.exception()):
+            self._die("a batch cannot be stored", fault)
 
     def _note(self, stored: Stored) -> None:
         self.next_offsets |= stored.next_offsets
