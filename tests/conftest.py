@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from schemas.topics import Topics
-from services.stack import ports
+from shared import ports
 from tests.support import servers as real
 from tests.support.services import ROOT, ServiceProcess, start_service
 

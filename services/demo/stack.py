@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -14,15 +13,11 @@ from typing import Any
 
 from schemas.errors import Permanent, Transient
 from services.demo.product import Endpoints
+from shared import ports
 
 _START_TIMEOUT_S = 900  # the first start downloads Kafka's jars
 _COMMAND_TIMEOUT_S = 90
 _NOT_OURS_TO_SAY = "running in the background"  # the demo stops its stack itself, or says how
-_DEFAULT_PORTS = {
-    "RATCHET_COLLECTOR_PORT": 8080, "RATCHET_INFERENCE_PORT": 8081, "RATCHET_PROCESSOR_PORT": 8082,
-    "RATCHET_TRAINER_PORT": 8083, "RATCHET_KAFKA_PORT": 9092, "RATCHET_POSTGRES_PORT": 5432,
-    "RATCHET_REDIS_PORT": 6379,
-}
 
 
 @dataclass(frozen=True)
@@ -89,11 +84,11 @@ def start(data_dir: Path, loops_dir: Path, *, fresh: bool, say: Callable[[str], 
         Permanent: It could not be started; it said why.
     """
     command = [*_ratchet(), "up", "--detach", "--data-dir", str(data_dir), "--loops", str(loops_dir)]
-    ports = free_ports(os.environ)
-    if ports:
+    moved = free_ports(os.environ)
+    if moved:
         say("another stack or program has the usual ports: this one takes free ones")
     # Unbuffered, so that each line is shown when it is said.
-    environ = {**os.environ, **ports, "PYTHONUNBUFFERED": "1"}
+    environ = {**os.environ, **moved, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as up:
         late = threading.Timer(_START_TIMEOUT_S, up.kill)
         late.start()
@@ -120,22 +115,12 @@ def start(data_dir: Path, loops_dir: Path, *, fresh: bool, say: Callable[[str], 
 def free_ports(environ: Mapping[str, str]) -> dict[str, str]:
     """The settings that give a stack free ports in place of those that are taken; empty when none is."""
     found = {}
-    for variable, usual in _DEFAULT_PORTS.items():
+    for part, usual in ports.USUAL.items():
+        variable = ports.variable(part)
         asked = environ.get(variable, str(usual))
-        if asked.isdecimal() and 0 < int(asked) < 65536 and not _is_free(int(asked)):
+        if asked.isdecimal() and 0 < int(asked) < 65536 and not ports.is_free(int(asked)):
             found[variable] = "0"
     return found
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # Without it a port whose last connections are in TIME_WAIT looks taken for a minute after a stop.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def stop(data_dir: Path, *, remove: bool) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from schemas.errors import Permanent
 from services.stack import jars
-from services.stack.ports import HOST, free_port
 from services.stack.process import NEVER, Command, Say, finish
+from shared.ports import HOST, free_port
 
 # Measured: ready in 1.6 s at about 150 MB. Without the serial collector and with C2 it is 2.5 s and 300 MB.
 JVM_FLAGS = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",

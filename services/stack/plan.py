@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.stack.kafka import Kafka
-from services.stack.ports import HOST, free_port
 from services.stack.postgres import Postgres
 from services.stack.process import Command, Server
 from services.stack.redis import Redis
 from services.stack.settings import Settings
 from services.stack.state import MARK
 from services.stack.vault import Secrets
+from shared.ports import HOST, free_port
 from shared.settings import Keys
 
 # Stopped in this order: the front doors finish what they accepted, then the workers, then the servers.

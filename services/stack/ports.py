@@ -1,39 +1,15 @@
-"""TCP ports: finding free ones, and saying who holds a taken one."""
+"""Says who holds a port that we should listen on."""
 
-import errno
-import socket
 from collections.abc import Mapping
 
 import psutil
 
 from schemas.errors import Permanent
-
-HOST = "127.0.0.1"
+from shared.ports import is_free
 
 
 class PortTaken(Permanent):
     """Something else listens where we should; names the port, the variable and, where known, the process."""
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def is_free(port: int) -> bool:
-    """Tell whether we could listen on a port of 127.0.0.1 now."""
-    with socket.socket() as probe:
-        # Without it a port whose last connections are in TIME_WAIT looks taken for a minute after a stop.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as exc:
-            if exc.errno in (errno.EADDRINUSE, errno.EACCES):
-                return False
-            raise
-    return True
 
 
 def holder(port: int) -> str:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from schemas.errors import Permanent
 from services.stack import passage
-from services.stack.ports import HOST
 from services.stack.process import NEVER, Command, Say, finish
+from shared.ports import HOST
 
 USER = "ratchet"
 # Small enough for a laptop; everything that decides durability keeps its default (fsync, full_page_writes on).

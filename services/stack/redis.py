@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 from schemas.errors import Transient
-from services.stack.ports import HOST
 from services.stack.process import NEVER, Command, Say
+from shared.ports import HOST
 
 
 class Redis:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from services.stack.ports import free_port
+from shared.ports import free_port
 from tests.support.absent import skip_absent, skip_broken
 from tests.support.app import App
 from tests.support.servers import docker_fault

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from services.stack.kafka import Kafka
-from services.stack.ports import free_port
 from services.stack.postgres import Postgres
 from services.stack.process import Child, Server, wait_ready
 from services.stack.redis import Redis, new_password
+from shared.ports import free_port
 
 N_DATABASES = 4096
 START_TIMEOUT_S = 120

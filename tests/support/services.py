@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.stack.ports import HOST, free_port
 from services.stack.process import Child, Command
+from shared.ports import HOST, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

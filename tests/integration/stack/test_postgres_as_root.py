@@ -11,9 +11,9 @@ import pytest
 
 from schemas.errors import Permanent
 from services.stack import passage, postgres
-from services.stack.ports import free_port
 from services.stack.process import Child
 from services.stack.redis import new_password
+from shared.ports import free_port
 from tests.support.servers import data_dir
 from tests.support.services import eventually
 

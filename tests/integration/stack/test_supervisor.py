@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from services.stack import operating, state
-from services.stack.ports import free_port
 from services.stack.process import Identity
+from shared.ports import free_port
 from tests.support.servers import data_dir
 from tests.support.services import ROOT, eventually
 

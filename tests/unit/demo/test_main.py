@@ -11,6 +11,7 @@ import pytest
 from schemas.errors import Permanent
 from services.demo import main, stack
 from services.demo.arguments import add_arguments
+from shared import ports
 
 
 def arguments(*argv: str) -> argparse.Namespace:
@@ -93,7 +94,7 @@ def test_only_ports_that_are_taken_are_replaced_by_free_ones():
         free.bind(("127.0.0.1", 0))
         was_free = free.getsockname()[1]
         free.close()
-        unset = dict.fromkeys(stack._DEFAULT_PORTS, "0")
+        unset = dict.fromkeys(map(ports.variable, ports.USUAL), "0")
         asked = unset | {"RATCHET_KAFKA_PORT": str(taken.getsockname()[1]), "RATCHET_REDIS_PORT": str(was_free)}
         assert stack.free_ports(asked) == {"RATCHET_KAFKA_PORT": "0"}
 
