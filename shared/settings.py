@@ -6,13 +6,16 @@ A field is described where it is declared::
     class Settings:
         port: int = setting("RATCHET_COLLECTOR_PORT", 8080, "TCP port the collector listens on.")
         collect_keys: Keys = setting("RATCHET_COLLECT_KEYS", None, "name:key pairs, comma separated.", secret=True)
+        kafka: Kafka = group()
+
+A group is such a dataclass itself, which several services include: ``shared/surroundings.py`` has those.
 """
 
 import os
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -65,22 +68,48 @@ def setting(variable: str, default: Any = MISSING, doc: str = "", *, secret: boo
     return field(metadata=meta) if default is MISSING else field(default=default, metadata=meta)
 
 
+def group(default: Any = MISSING, *, of: str = "") -> Any:
+    """Declare a group of settings.
+
+    Args:
+        default: A group whose values its settings have when their variables are unset; without one, their own.
+        of: What stands for ``*`` in the names of its variables.
+    """
+    return field(metadata={"group": of, "default": default})
+
+
 def read(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
     """Build a settings dataclass from the environment.
 
     Raises:
         InvalidSetting: A variable is missing or its value is wrong. Names every such variable at once.
     """
-    environ = os.environ if environ is None else environ
+    wrong: list[str] = []
+    values = _read(kind, os.environ if environ is None else environ, "", MISSING, wrong)
+    if wrong:
+        raise InvalidSetting("; ".join(wrong))
+    return kind(**values)
+
+
+def _read(kind: Any, environ: Mapping[str, str], of: str, default: Any, wrong: list[str]) -> dict[str, Any]:
+    """Return the values by field, and add what is wrong to ``wrong``; its values are then of no use."""
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    wrong: list[str] = []
-    for spec in fields(kind):  # type: ignore[arg-type]
-        variable = spec.metadata["variable"]
+    for spec in fields(kind):
+        usual = spec.default if default is MISSING else getattr(default, spec.name)
+        if "group" in spec.metadata:
+            inner = hints[spec.name]
+            n_wrong = len(wrong)
+            found = _read(inner, environ, spec.metadata["group"], spec.metadata["default"], wrong)
+            if len(wrong) == n_wrong:
+                values[spec.name] = inner(**found)
+            continue
+        variable = _variable(spec, of)
         text = environ.get(variable, "")
         if not text:
-            if spec.default is MISSING:
+            if usual is MISSING:
                 wrong.append(f"{variable} is not set: {spec.metadata['doc']}")
+            values[spec.name] = usual
             continue
         try:
             value = _convert(hints[spec.name], text)
@@ -92,18 +121,28 @@ def read(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
         if fault:
             wrong.append(f"{variable} is wrong: {fault}")
         values[spec.name] = value
-    if wrong:
-        raise InvalidSetting("; ".join(wrong))
-    return kind(**values)
+    return values
 
 
-def shown(settings: Any) -> dict[str, str]:
-    """Return the settings by variable as text, secrets masked, for the log line at start."""
-    return {
-        spec.metadata["variable"]: "***" if spec.metadata["secret"] and getattr(settings, spec.name)
-        else str(getattr(settings, spec.name))
-        for spec in fields(settings)
-    }
+def shown(settings: Any, of: str = "") -> dict[str, str]:
+    """Return the settings by variable as text, secrets masked, for the log line at start.
+
+    Args:
+        of: Of a group, what it was declared with.
+    """
+    text: dict[str, str] = {}
+    for spec in fields(settings):
+        value = getattr(settings, spec.name)
+        if "group" in spec.metadata:
+            text |= shown(value, spec.metadata["group"])
+        else:
+            text[_variable(spec, of)] = "***" if spec.metadata["secret"] and value else str(value)
+    return text
+
+
+def _variable(spec: Field[Any], of: str) -> str:
+    name: str = spec.metadata["variable"]
+    return name.replace("*", of)
 
 
 def port(value: int) -> str | None:

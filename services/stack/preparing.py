@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from schemas.topics import Topics
-from shared.settings import positive, setting
+from shared.settings import group, positive, setting
+from shared.surroundings import Kafka, Postgres
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Where, and how many partitions."""
 
-    postgres_url: str = setting("RATCHET_POSTGRES_URL", doc="The database that gets the tables.", secret=True)
-    kafka_bootstrap: str = setting("RATCHET_KAFKA_BOOTSTRAP", "127.0.0.1:9092", "Kafka, host:port,host:port.")
-    topic_prefix: str = setting("RATCHET_TOPIC_PREFIX", "ratchet", "What the Kafka topics' names start with.")
+    kafka: Kafka = group()
+    postgres: Postgres = group()
     partitions: int = setting("RATCHET_TOPIC_PARTITIONS", 4, "Partitions of each topic when it is made.",
                               check=positive)
     retention_ms: int = setting("RATCHET_TOPIC_RETENTION_MS", -1, "How long Kafka keeps records, in ms; -1: for ever.")
@@ -33,9 +33,9 @@ def run(settings: Settings, say: Callable[[str], None]) -> None:
     from shared.kafka import create_topics, wait_for_kafka
     from shared.postgres import migrate, wait_for_postgres
 
-    topics = Topics(settings.topic_prefix).all
-    wait_for_kafka(settings.kafka_bootstrap, settings.deadline_s)
-    create_topics(settings.kafka_bootstrap, topics, partitions=settings.partitions, retention_ms=settings.retention_ms)
+    topics = Topics(settings.kafka.topic_prefix).all
+    wait_for_kafka(settings.kafka.bootstrap, settings.deadline_s)
+    create_topics(settings.kafka.bootstrap, topics, partitions=settings.partitions, retention_ms=settings.retention_ms)
     say(f"topics: {', '.join(topics)}")
-    wait_for_postgres(settings.postgres_url, deadline_s=settings.deadline_s)
-    say(f"tables: {', '.join(migrate(settings.postgres_url)) or 'up to date'}")
+    wait_for_postgres(settings.postgres.url, deadline_s=settings.deadline_s)
+    say(f"tables: {', '.join(migrate(settings.postgres.url)) or 'up to date'}")

@@ -3,12 +3,19 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from shared.ports import USUAL, variable
 from shared.settings import Keys, port, positive, setting
+from shared.surroundings import loops_dir, topic_prefix
 
 
 def _half_the_cores() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
+
+
+def _port(part: str, doc: str) -> Any:
+    return setting(variable(part), USUAL[part], doc, check=port)
 
 
 @dataclass(frozen=True)
@@ -16,18 +23,16 @@ class Settings:
     """The embedded stack's settings. A port of 0 means any free one, chosen anew at each start."""
 
     data_dir: Path = setting("RATCHET_DATA_DIR", Path(".data"), "Everything that the stack keeps lies here.")
-    loops_dir: Path = setting("RATCHET_LOOPS_DIR", Path("examples/loops"), "The loop files.")
-    kafka_port: int = setting("RATCHET_KAFKA_PORT", 9092, "TCP port of the embedded Kafka.", check=port)
-    postgres_port: int = setting("RATCHET_POSTGRES_PORT", 5432, "TCP port of the embedded Postgres.", check=port)
-    redis_port: int = setting("RATCHET_REDIS_PORT", 6379, "TCP port of the embedded Redis.", check=port)
-    collector_port: int = setting("RATCHET_COLLECTOR_PORT", 8080, "TCP port of the collector.", check=port)
-    inference_port: int = setting("RATCHET_INFERENCE_PORT", 8081, "TCP port of inference.", check=port)
-    processor_port: int = setting("RATCHET_PROCESSOR_PORT", 8082,
-                                  "TCP port of the processor's health and metrics; more workers take free ports.",
-                                  check=port)
-    trainer_port: int = setting("RATCHET_TRAINER_PORT", 8083, "TCP port of the trainer's health and metrics.",
-                                check=port)
-    topic_prefix: str = setting("RATCHET_TOPIC_PREFIX", "ratchet", "What the Kafka topics' names start with.")
+    loops_dir: Path = loops_dir()
+    kafka_port: int = _port("kafka", "TCP port of the embedded Kafka.")
+    postgres_port: int = _port("postgres", "TCP port of the embedded Postgres.")
+    redis_port: int = _port("redis", "TCP port of the embedded Redis.")
+    collector_port: int = _port("collector", "TCP port of the collector.")
+    inference_port: int = _port("inference", "TCP port of inference.")
+    processor_port: int = _port("processor", "TCP port of the processor's health and metrics; more workers take free "
+                                "ports.")
+    trainer_port: int = _port("trainer", "TCP port of the trainer's health and metrics.")
+    topic_prefix: str = topic_prefix()
     processor_workers: int = setting("RATCHET_PROCESSOR_WORKERS", 1, "How many processor processes run.",
                                      check=positive)
     inference_threads: int = setting("RATCHET_INFERENCE_THREADS", _half_the_cores(),
@@ -50,10 +55,4 @@ class Settings:
 
     def ports(self) -> dict[str, int]:
         """Every fixed port by its variable."""
-        named = {
-            "RATCHET_KAFKA_PORT": self.kafka_port, "RATCHET_POSTGRES_PORT": self.postgres_port,
-            "RATCHET_REDIS_PORT": self.redis_port, "RATCHET_COLLECTOR_PORT": self.collector_port,
-            "RATCHET_INFERENCE_PORT": self.inference_port, "RATCHET_PROCESSOR_PORT": self.processor_port,
-            "RATCHET_TRAINER_PORT": self.trainer_port,
-        }
-        return {variable: number for variable, number in named.items() if number}
+        return {variable(part): number for part in USUAL if (number := getattr(self, f"{part}_port"))}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import InvalidSetting, Keys, port, read, setting, shown
+from shared.settings import InvalidSetting, Keys, group, port, read, setting, shown
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,32 @@ def test_shown_settings_mask_secrets():
 
 def test_a_key_without_a_name_is_named_default():
     assert Keys.parse("k") == {"default": "k"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    host: str = setting("R_*_HOST", "here", "Host.")
+    key: str = setting("R_*_KEY", doc="Key.", secret=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped:
+    north: Place = group(of="NORTH")
+    south: Place = group(Place(host="there", key="hunter1"), of="SOUTH")
+
+
+def test_a_group_is_read_under_its_own_variables_and_defaults():
+    got = read(Grouped, {"R_NORTH_KEY": "hunter2", "R_SOUTH_KEY": "hunter3"})
+
+    assert got == Grouped(north=Place(host="here", key="hunter2"), south=Place(host="there", key="hunter3"))
+
+
+def test_what_is_wrong_in_a_group_is_named_with_the_rest():
+    with pytest.raises(InvalidSetting, match=r"^R_NORTH_KEY is not set: Key\.$"):
+        read(Grouped, {})
+
+
+def test_a_group_is_shown_by_its_variables_with_secrets_masked():
+    text = shown(read(Grouped, {"R_NORTH_KEY": "hunter2"}))
+
+    assert text == {"R_NORTH_HOST": "here", "R_NORTH_KEY": "***", "R_SOUTH_HOST": "there", "R_SOUTH_KEY": "***"}
