@@ -244,18 +244,13 @@ def _value(hint: Any, value: Any, at: str) -> Any:
         if not isinstance(value, list):
             raise _fail(at, f"is a list, not {_toml_name(value)}")
         return tuple(_value(args[0], item, at) for item in value)
-    if origin is not None and issubclass_safe(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, dict):
             raise _fail(at, f"is a table of tables, not {_toml_name(value)}")
         return {name: _value(args[1], item, _join(at, name)) for name, item in value.items()}
     if args and type(None) in args:
         return _value(next(a for a in args if a is not type(None)), value, at)
     return _scalar(hint, value, at)
-
-
-def issubclass_safe(origin: Any, kind: type) -> bool:
-    """``issubclass`` that answers False for what is no class."""
-    return isinstance(origin, type) and issubclass(origin, kind)
 
 
 def _scalar(hint: type, value: Any, at: str) -> Any:
