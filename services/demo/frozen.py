@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from schemas.errors import RatchetError
 from schemas.manifest import Manifest
@@ -12,6 +12,9 @@ from services.demo.messages import Message
 from services.demo.metrics import NO_VERSION, Answer
 from services.demo.stack import Stores
 from services.demo.tally import Tally
+
+if TYPE_CHECKING:
+    from shared.models.text_classification import Classifier
 
 _BATCH = 256
 
@@ -22,6 +25,12 @@ class Frozen:
 
     manifest: Manifest
     tensors: Mapping[str, Any]
+
+    def load(self) -> "Classifier":
+        """Return it ready to answer; takes seconds."""
+        from shared.models.text_classification import Classifier, encoder_for
+
+        return Classifier.load(self.manifest, self.tensors, encoder_for(self.manifest, self.tensors, {}))
 
 
 class NeverUpdated:
@@ -53,11 +62,12 @@ class NeverUpdated:
                 asked = {answer.index: answer.prediction_id for answer in self._tally.answers}
                 known = await asyncio.to_thread(accounts.embeddings, self._stores.postgres_url,
                                                 [asked[p] for p in places if p in asked], frozen.manifest.encoder)
+                model = await asyncio.to_thread(frozen.load)
                 for start in range(0, len(places), _BATCH):
                     batch = places[start:start + _BATCH]
                     texts = [self._messages[place].text for place in batch]
                     vectors = [known.get(asked.get(place, "")) for place in batch]
-                    labels = await asyncio.to_thread(_labels, frozen, texts, vectors)
+                    labels = await asyncio.to_thread(labels_of, model, texts, vectors)
                     self._note(batch, labels)
             elif self._tally.static_version:
                 self._note(places, [None] * len(places))
@@ -82,10 +92,7 @@ def _freeze(stores: Stores, loop: str, version: str) -> Frozen:
         registry.close()
 
 
-_encoders: dict[str, Any] = {}
-
-
-def _labels(frozen: Frozen, texts: Sequence[str], vectors: Sequence[bytes | None]) -> list[str | None]:
+def labels_of(model: "Classifier", texts: Sequence[str], vectors: Sequence[bytes | None]) -> list[str | None]:
     """What a version answers.
 
     Args:
@@ -93,18 +100,14 @@ def _labels(frozen: Frozen, texts: Sequence[str], vectors: Sequence[bytes | None
     """
     import numpy as np
 
-    from shared.models.text_classification import Classifier, encoder_for
-
-    encoder = encoder_for(frozen.manifest, frozen.tensors, _encoders)
-    classifier = Classifier.load(frozen.manifest, frozen.tensors, encoder)
-    embedded = np.zeros((len(texts), encoder.dim), np.float32)
+    embedded = np.zeros((len(texts), model.encoder.dim), np.float32)
     unknown = [place for place, vector in enumerate(vectors) if vector is None]
     if unknown:
-        embedded[unknown] = classifier.embed([texts[place] for place in unknown])
+        embedded[unknown] = model.embed([texts[place] for place in unknown])
     for place, vector in enumerate(vectors):
         if vector is not None:
             embedded[place] = np.frombuffer(vector, "<f4")
-    probabilities = classifier.probabilities(embedded)
-    if not classifier.labels:
+    probabilities = model.probabilities(embedded)
+    if not model.labels:
         return [None] * len(texts)
-    return [classifier.labels[column] for column in probabilities.argmax(1)]
+    return [model.labels[column] for column in probabilities.argmax(1)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from schemas.manifest import BaseRef
-from services.demo.frozen import Frozen, NeverUpdated, _labels
+from services.demo.frozen import Frozen, NeverUpdated, labels_of
 from services.demo.messages import Message, read
 from services.demo.metrics import NO_VERSION, Answer
 from services.demo.stack import Stores
@@ -41,15 +41,16 @@ def test_embeddings_that_were_logged_and_those_made_now_give_the_same_answers(fr
 
     texts = [m.text for m in read(EXAMPLES / "support-messages-test.csv", "text", "queue")[:40]]
     logged = Encoder.load("minilm", device="cpu").encode(texts, max_tokens=64).astype("<f4")
-    made = _labels(frozen, texts, [None] * len(texts))
-    given = _labels(frozen, texts, [row.tobytes() for row in logged])
-    mixed = _labels(frozen, texts, [row.tobytes() if place % 3 else None for place, row in enumerate(logged)])
+    model = frozen.load()
+    made = labels_of(model, texts, [None] * len(texts))
+    given = labels_of(model, texts, [row.tobytes() for row in logged])
+    mixed = labels_of(model, texts, [row.tobytes() if place % 3 else None for place, row in enumerate(logged)])
     assert made == given == mixed
 
 
 def test_the_frozen_version_answers_like_a_model_and_not_by_chance(frozen: Frozen):
     messages = read(EXAMPLES / "support-messages-test.csv", "text", "queue")
-    labels = _labels(frozen, [m.text for m in messages], [None] * len(messages))
+    labels = labels_of(frozen.load(), [m.text for m in messages], [None] * len(messages))
     assert np.mean([label == m.label for label, m in zip(labels, messages, strict=True)]) > 0.4
 
 
