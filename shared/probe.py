@@ -1,46 +1,29 @@
 """A small HTTP server in a thread, for services whose own work is not HTTP: health and metrics."""
 
-import json
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-Readiness = Callable[[], dict[str, str]]
+from shared.health import Health, Page, Readiness
 
 
 class Probe:
-    """Answers ``/health/live``, ``/health/ready`` and ``/metrics`` on 127.0.0.1 or another host.
+    """Answers the pages of ``Health``.
 
     Args:
-        readiness: Returns what is not ready, by part, with the reason; empty means ready. Called from the
-            probe's threads, so it must only look at values, never wait.
+        readiness: See ``Health.faults``; called from the probe's threads.
     """
 
     def __init__(self, host: str, port: int, readiness: Readiness) -> None:
+        health = Health(readiness)
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                if self.path == "/health/live":
-                    self._answer(200, {"status": "live"})
-                elif self.path == "/health/ready":
-                    faults = readiness()
-                    self._answer(503 if faults else 200, {"status": "not ready" if faults else "ready",
-                                                          "faults": faults})
-                elif self.path == "/metrics":
-                    self._send(200, generate_latest(), CONTENT_TYPE_LATEST)
-                else:
-                    self._answer(404, {"code": "not_found", "message": f"no such path: {self.path}"})
-
-            def _answer(self, status: int, body: dict[str, object]) -> None:
-                self._send(status, json.dumps(body).encode(), "application/json")
-
-            def _send(self, status: int, body: bytes, kind: str) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
+                page = health.page(self.path) or Page(404, "text/plain", b"no such path\n")
+                self.send_response(page.status)
+                self.send_header("Content-Type", page.content_type)
+                self.send_header("Content-Length", str(len(page.body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(page.body)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Say nothing: probes come every second."""

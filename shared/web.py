@@ -9,14 +9,12 @@ from typing import Any
 
 import msgspec
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from schemas.errors import Permanent
-
-Readiness = Callable[[], dict[str, str]]
+from shared.health import LIVE, METRICS, READY, Health
 
 
 def error_body(code: str, message: str, **fields: Any) -> dict[str, Any]:
@@ -35,24 +33,13 @@ def error(status: int, code: str, message: str, headers: Mapping[str, str] | Non
     return answer(status, error_body(code, message, **fields), headers)
 
 
-def probes(readiness: Readiness, *, live: Callable[[], bool] = lambda: True) -> list[Route]:
-    """Return the routes ``/health/live``, ``/health/ready`` and ``/metrics``.
+def probes(health: Health) -> list[Route]:
+    """Return the routes of a service's health and metrics."""
+    async def get(request: Request) -> Response:
+        page = health.page(request.url.path)
+        return Response(page.body, page.status, media_type=page.content_type) if page else Response(status_code=404)
 
-    Args:
-        readiness: What is not ready, by part, with the reason; empty means ready. Must not block.
-        live: False when only a restart can help.
-    """
-    async def get_live(_: Request) -> Response:
-        return answer(200, {"status": "live"}) if live() else answer(503, {"status": "dead"})
-
-    async def get_ready(_: Request) -> Response:
-        faults = readiness()
-        return answer(503 if faults else 200, {"status": "not ready" if faults else "ready", "faults": faults})
-
-    async def get_metrics(_: Request) -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-    return [Route("/health/live", get_live), Route("/health/ready", get_ready), Route("/metrics", get_metrics)]
+    return [Route(path, get) for path in (LIVE, READY, METRICS)]
 
 
 def listen(host: str, port: int, variable: str) -> socket.socket:

@@ -16,6 +16,7 @@ from services.collector.envelope import Envelope
 from services.collector.intake import Intake, Reader
 from services.collector.limits import Limits
 from shared import web
+from shared.health import Health
 
 SEGMENT_SINGLES: Mapping[str, segment.Type] = {
     **{f"/v1/{kind}": kind for kind in segment.TYPES},
@@ -50,7 +51,7 @@ def build(shared: Shared, *, sizes: Sizes | None = None, allow_origins: Sequence
     # In front of FastAPI's own: routes are tried one after another, and these are the ones that matter.
     app.router.routes[:0] = [Route(path, cast(Any, endpoint), methods=["POST"], include_in_schema=False)
                              for path, endpoint in _endpoints(shared, sizes).items()]
-    app.router.routes.extend(web.probes(lambda: _faults(shared), live=live))
+    app.router.routes.extend(web.probes(Health(lambda: _faults(shared), live)))
     app.add_api_route("/v1/projects/{key}/settings", _project_settings, methods=["GET"])
     app.add_route("/events", _allow_webhook, methods=["OPTIONS"], include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
