@@ -14,6 +14,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 64 << 10
+# Each one undone may cost a whole body's time: 1,500 of them over 3 MB held a core for 1.4 s before any key was asked for.
+_MAX_ENCODINGS = 4
 
 
 async def read(receive: Receive, headers: Mapping[str, str], max_bytes: int, *, timeout_s: float = 30.0,
@@ -64,7 +66,11 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
     Raises:
         Invalid: ``too_large`` (unpacked), ``unsupported_encoding`` or ``bad_compression``.
     """
-    for name in reversed([part.strip().lower() for part in encoding.split(",")]):
+    names = [part.strip().lower() for part in encoding.split(",")]
+    if len(names) > _MAX_ENCODINGS:
+        raise Invalid(f"{len(names)} Content-Encodings in a row; at most {_MAX_ENCODINGS} are undone",
+                      code="unsupported_encoding")
+    for name in reversed(names):
         if name in ("", "identity"):
             continue
         if name in ("gzip", "x-gzip") and not body.startswith(_GZIP_MAGIC) and body[:1] in (b"{", b"["):

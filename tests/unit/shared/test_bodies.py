@@ -33,6 +33,16 @@ def test_unpacking_undoes_packing(data, name):
     assert bodies.unpack(PACKERS[name](data), name, 5000) == data
 
 
+def test_a_few_encodings_in_a_row_are_undone_and_many_are_refused():
+    data = b"{}"
+    for _ in range(5):
+        data = gzip.compress(data)
+    assert bodies.unpack(gzip.compress(gzip.compress(b"{}")), "gzip, gzip", 100) == b"{}"
+    with pytest.raises(Invalid) as caught:
+        bodies.unpack(data, ", ".join(["gzip"] * 5), 1000)
+    assert caught.value.code == "unsupported_encoding"
+
+
 @given(name=st.sampled_from(sorted(PACKERS)), cap=st.integers(0, 999))
 def test_more_than_the_cap_is_never_unpacked(name, cap):
     with pytest.raises(Invalid) as caught:

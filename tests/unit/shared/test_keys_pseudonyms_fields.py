@@ -23,6 +23,7 @@ EVENT = Event(id="1", project="p", kind="track", name="n", subject="s", time_ms=
         ({"x-api-key": "wk"}, "wk"),
         ({"authorization": "Basic !!!"}, None),
         ({"authorization": "Basic " + base64.b64encode(b"\xff\xfe").decode()}, None),
+        ({"authorization": "Basic \xe9\xe9"}, None),
         ({"authorization": "Basic"}, None),
         ({}, None),
     ],
