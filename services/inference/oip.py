@@ -26,6 +26,8 @@ OUTPUTS: dict[str, tuple[str, list[int]]] = {
     "version": ("BYTES", [-1]),
 }
 _INPUTS = ("text", "user_id")
+# Each may be wanted more than once, in another form. Without a bound 16 MB of names asked for terabytes of scores.
+MAX_OUTPUTS = 16
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,10 @@ def read(body: bytes, header_length: str | None) -> InferRequest:
     """
     if header_length is None:
         return _read_json(body, b"")
-    if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
-        raise Invalid(f"Inference-Header-Content-Length {header_length!r} is not a length within the body of "
+    # Python reads no number of more than 4,300 digits.
+    if not header_length.isascii() or not header_length.isdigit() or len(header_length) > 12 \
+            or int(header_length) > len(body):
+        raise Invalid(f"Inference-Header-Content-Length {header_length[:40]!r} is not a length within the body of "
                       f"{len(body)} bytes", code="wrong_header")
     length = int(header_length)
     if length == 0:
@@ -136,12 +140,12 @@ def _elements(tensor: dict[str, Any], name: str, binary: bytes) -> tuple[list[ob
         if "data" not in tensor:
             raise Invalid(f"input '{name}' has neither data nor binary_data_size", code="missing_field",
                           path=f"inputs.{name}.data")
-        elements = flatten(tensor["data"])
+        elements = flatten(tensor["data"], at_most=n)
     else:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(binary) or "data" in tensor:
             raise Invalid(f"input '{name}': binary_data_size {size!r} does not fit the {len(binary)} bytes that are "
                           "left, or data is given as well", code="wrong_size", path=f"inputs.{name}.parameters")
-        elements = [*unpack_bytes(binary[:size], f"inputs.{name}")]
+        elements = [*unpack_bytes(binary[:size], f"inputs.{name}", at_most=n)]
         binary = binary[size:]
     if len(elements) != n:
         raise Invalid(f"input '{name}' has {len(elements)} elements, but its shape {tensor['shape']} means {n}",
@@ -165,10 +169,13 @@ def _outputs(request: dict[str, Any], binary_by_default: bool) -> tuple[Wanted, 
         return tuple(Wanted(name, binary=binary_by_default) for name in OUTPUTS)
     if not isinstance(outputs, list):
         raise Invalid("outputs is a list", code="wrong_type", path="outputs")
+    if len(outputs) > MAX_OUTPUTS:
+        raise Invalid(f"{len(outputs)} outputs are wanted; at most {MAX_OUTPUTS} are given", code="too_many_outputs",
+                      path="outputs")
     found = []
     for i, output in enumerate(outputs):
         name = output.get("name") if isinstance(output, dict) else None
-        if name not in OUTPUTS:
+        if not isinstance(name, str) or name not in OUTPUTS:
             raise Invalid(f"unexpected inference output {name!r}; the outputs are {', '.join(OUTPUTS)}",
                           code="unknown_output", path=f"outputs.{i}")
         parameters = _object(output, "parameters")

@@ -141,7 +141,7 @@ def test_an_output_may_override_whether_it_is_binary() -> None:
 @pytest.mark.parametrize(("data", "header"), [
     (b"", None), (b"[]", None), (b"{}", None), (b'{"inputs":[]}', None), (b"\xff", None), (b"{", "1"),
     (b"[" * 20_000 + b"]" * 20_000, None), (b'{"inputs":[]}', "99"), (b'{"inputs":[]}', "-1"), (b"{}", "two"),
-    (b"\xff", "0"),
+    (b"\xff", "0"), (b"{}", "9" * 5000), (b"{}", ""),
     body({"name": "text"}), body({"name": 3}), body(3),  # type: ignore[arg-type]
     body(tensor("a", name="other")), body(tensor("a"), tensor("b")), body(tensor("a", datatype="INT32")),
     body(tensor("a", shape=[2])), body(tensor("a", shape=[])), body(tensor("a", shape=[1, 1, 1])),
@@ -154,6 +154,10 @@ def test_an_output_may_override_whether_it_is_binary() -> None:
          binary=b"\x01\0\0\0\xff"),
     body({"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 5}},
          binary=b"\x01\0\0\0ab"),
+    body(tensor("a"), outputs=[{"name": {}}]), body(tensor("a"), outputs=[{"name": ["label"]}]),
+    body(tensor("a"), outputs=[{"name": "scores"}] * 17),
+    body(tensor("a", data=[[]] * 9 + ["a"])), body(tensor("a", data=["a"] * 9)),
+    body({"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 8}}, binary=b"\0" * 8),
     body(tensor("a"), outputs=[{"name": "nonsense"}]), body(tensor("a"), outputs="label"),
     body(tensor("a"), outputs=[{"name": "label", "parameters": {"classification": 2}}]),
     body(tensor("a"), outputs=[{"name": "scores", "parameters": {"binary_data": "yes"}}]),
