@@ -4,6 +4,9 @@ from typing import Any, Literal
 
 import msgspec
 
+# Of an event's id as UTF-8. Postgres indexes at most 2,704 bytes, and the id is only a part of the observations' key.
+MAX_ID_BYTES = 512
+
 Kind = Literal["track", "identify", "page", "screen", "group", "alias", "cloudevent"]
 
 

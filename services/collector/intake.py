@@ -8,7 +8,7 @@ import msgspec
 
 from schemas.dead import DeadLetter
 from schemas.errors import Invalid
-from schemas.events import Event
+from schemas.events import MAX_ID_BYTES, Event
 from services.collector import values
 from services.collector.limits import Limits
 from services.collector.privacy import Privacy
@@ -113,6 +113,7 @@ def take(raws: Sequence[Raw], arrival: Arrival, read: Reader, privacy: Privacy, 
                 raise Invalid(f"the event has {len(data)} bytes; at most {limits.max_event_bytes} are taken",
                               code="too_large")
             event = read(data, arrival)
+            _check_id(event.id)
         except Invalid as exc:
             letter, verdict = _refuse(raw, index, exc, arrival, privacy, prefix)
             intake.dead.append(letter)
@@ -149,6 +150,13 @@ def text(value: str | None, path: str, max_chars: int) -> str:
     if len(value) > max_chars:
         raise Invalid(f"{path} has {len(value)} characters; at most {max_chars} are taken", code="too_long", path=path)
     return value
+
+
+def _check_id(id_: str) -> None:
+    """Refuse an id that the processor could not store: an event that was accepted is never dropped later."""
+    if len(id_) * 4 > MAX_ID_BYTES and len(id_.encode()) > MAX_ID_BYTES:
+        raise Invalid(f"the event's id (CloudEvents: source and id) has {len(id_.encode())} bytes; at most "
+                      f"{MAX_ID_BYTES} are taken", code="too_long", path="id")
 
 
 def _refuse(raw: Raw, index: int, exc: Invalid, arrival: Arrival, privacy: Privacy,

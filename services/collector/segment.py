@@ -32,7 +32,8 @@ def open_batch(body: bytes, limits: Limits) -> Envelope:
         batch = _batch.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         return _open_leniently(body, limits, exc)
-    return Envelope(list(batch.batch), batch.writeKey, times.lenient_ms(batch.sentAt), batch.context, "batch")
+    context = _shared_context(batch.context, len(batch.batch), limits)
+    return Envelope(list(batch.batch), batch.writeKey, times.lenient_ms(batch.sentAt), context, "batch")
 
 
 def open_single(body: bytes, limits: Limits) -> Envelope:
@@ -48,8 +49,26 @@ def _open_leniently(body: bytes, limits: Limits, exc: Exception) -> Envelope:
         fault = values.refusal(exc)
         raise Invalid(f"the body is no batch of calls: {fault}", code=fault.code, path=fault.path or "batch") from exc
     context = value.get("context")
-    return Envelope(split(items, limits), value.get("writeKey"), times.lenient_ms(value.get("sentAt")),
-                    context if isinstance(context, dict) else None, "batch")
+    context = _shared_context(context if isinstance(context, dict) else None, len(items), limits)
+    return Envelope(split(items, limits), value.get("writeKey"), times.lenient_ms(value.get("sentAt")), context,
+                    "batch")
+
+
+def _shared_context(context: dict[str, Any] | None, n_events: int, limits: Limits) -> dict[str, Any] | None:
+    """Check the context of a whole batch like an event: every event gets a copy of it.
+
+    Raises:
+        Invalid: It cannot be stored, or would make the batch too large.
+    """
+    if not context:
+        return None
+    values.check({"context": context}, limits)
+    n_bytes = len(msgspec.json.encode(context))
+    if n_bytes > limits.max_event_bytes or n_bytes * n_events > limits.max_shared_bytes:
+        raise Invalid(f"the batch's context has {n_bytes} bytes, for each of {n_events} events; at most "
+                      f"{limits.max_event_bytes} are taken, and {limits.max_shared_bytes} for all of them",
+                      code="too_large", path="context")
+    return context
 
 
 class Reader:

@@ -9,8 +9,7 @@ import msgspec
 
 from schemas.errors import Invalid
 
-# A btree entry holds at most 2,704 bytes, and the observations' key is several of these together.
-MAX_ID_BYTES = 512
+# A btree entry holds at most 2,704 bytes, and the observations' key is an event's id and several of these together.
 MAX_KEY_BYTES = 256
 MAX_PROJECT_BYTES = 128
 MAX_LABEL_CHARS = 256

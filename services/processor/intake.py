@@ -8,7 +8,7 @@ import msgspec
 
 from schemas.dead import DeadLetter
 from schemas.errors import Invalid
-from schemas.events import Event
+from schemas.events import MAX_ID_BYTES, Event
 from schemas.frames import Decoder
 from schemas.predictions import Prediction
 from schemas.topics import Topics
@@ -94,7 +94,7 @@ def arrival(event: Event, *, dirty: bool) -> Arrival:
     time_ms, received_ms = cleaning.time_ms(event.time_ms), cleaning.time_ms(event.received_ms)
     if time_ms != event.time_ms or received_ms != event.received_ms:
         event = msgspec.structs.replace(event, time_ms=time_ms, received_ms=received_ms)
-    cleaning.require(event.id, "id", cleaning.MAX_ID_BYTES)
+    cleaning.require(event.id, "id", MAX_ID_BYTES)
     cleaning.require(event.project, "project", cleaning.MAX_PROJECT_BYTES)
     cleaning.require(event.subject, "subject", cleaning.MAX_KEY_BYTES, may_be_empty=True)
     body = Body(event.source, event.original_time, event.properties, event.traits, event.context)
@@ -120,7 +120,7 @@ def answer(prediction: Prediction, *, dirty: bool) -> Answer:
 
 
 def _clean_dead(letter: DeadLetter) -> DeadLetter:
-    cleaning.require(letter.id, "id", cleaning.MAX_ID_BYTES)
+    cleaning.require(letter.id, "id", MAX_ID_BYTES)
     clean: DeadLetter = _cleaned(letter)
     return msgspec.structs.replace(clean, time_ms=cleaning.time_ms(clean.time_ms), payload=cleaning.cut(clean.payload))
 

@@ -90,3 +90,28 @@ async def test_a_million_keys_are_refused_clearly(collector):
     answer = await collector.post("/batch/", fewer)
     assert (answer.status_code, answer.json()["results"][0]["code"]) == (200, "too_many_fields")
     assert len(collector.events) == 1
+
+
+@pytest.mark.parametrize(("context", "n_events", "code"), [
+    ('{"a":"\\ud800"}', 1, "lone_surrogate"), ('{"a":"\\u0000"}', 1, "nul_character"), ('{"a":NaN}', 1, "not_a_number"),
+    ('{"a":' + "[" * 500 + "]" * 500 + "}", 1, "too_deep"), ('{"a":"' + "x" * 40_000 + '"}', 1, "too_large"),
+    ('{"a":"' + "x" * 20_000 + '"}', 1000, "too_large"),
+])
+async def test_a_batchs_context_obeys_the_rules_of_its_events(collector, context, n_events, code):
+    events = ",".join([json.dumps(GOOD)] * n_events)
+    answer = await collector.post("/v1/batch", f'{{"batch":[{events}],"context":{context}}}'.encode())
+    assert (answer.status_code, answer.json()["code"]) == (413 if code == "too_large" else 400, code)
+    assert answer.json()["path"].startswith("context")
+    assert not collector.events
+
+
+@pytest.mark.parametrize("call", [
+    {"userId": "u", "event": "x", "messageId": "\N{GRINNING FACE}" * 129},
+    {"userId": "abcdef", "event": "x", "messageId": "abcdef" * 80},
+    {"specversion": "1.0", "type": "x", "source": "s" * 300, "id": "i" * 300},
+])
+async def test_an_id_that_cannot_be_stored_is_refused_and_not_dropped_later(collector, call):
+    path = "/events" if "source" in call else "/v1/track"
+    answer = await collector.post(path, json.dumps(call).encode(), content_type="application/cloudevents+json")
+    assert (answer.status_code, answer.json()["code"], len(collector.dead)) == (400, "too_long", 1)
+    assert not collector.events
