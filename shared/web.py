@@ -1,20 +1,26 @@
-"""HTTP pieces that every service with an API shares: error bodies, health and metrics, and running the server."""
+"""HTTP pieces that every service with an API shares: error bodies, health, bounded connections, running the server."""
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from schemas.errors import Permanent
 from shared.health import LIVE, METRICS, READY, Health
+
+# As nginx and Apache have it, or more. One connection that never ended its headers took 270 MB in a second.
+MAX_HEAD_BYTES = 64 << 10
+HEAD_TIMEOUT_S = 30.0
 
 
 def error_body(code: str, message: str, **fields: Any) -> dict[str, Any]:
@@ -64,6 +70,90 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
     return opened
 
 
+class Connection(HttpToolsProtocol):
+    """One connection: its next request's line and headers come within a time and a size, or it is closed.
+
+    What is no HTTP is answered with JSON, like every other error. A client that closes its half of the connection
+    after a whole request still gets its answer.
+    """
+
+    head_timeout_s = HEAD_TIMEOUT_S
+    _deadline: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the time for the first request's headers."""
+        super().connection_made(cast(asyncio.Transport, transport))
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the time."""
+        self._unset_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, "headers_too_large", f"the headers have more than {MAX_HEAD_BYTES} bytes")
+                return
+        if self._deadline is None and self.timeout_keep_alive_task is None and self._is_idle():
+            self._expect_head()
+
+    def eof_received(self) -> Any:
+        """Answer what was asked before the client closed its half."""
+        if self._is_idle() or self.cycle.more_body:
+            return None
+        self.cycle.keep_alive = False
+        return True  # the other half stays open
+
+    def on_message_begin(self) -> None:
+        """Start to count the headers' bytes."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        """Hand over the request; its body has its own bounds."""
+        self._in_head = False
+        self._unset_deadline()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse(400, "bad_request", msg)
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _expect_head(self) -> None:
+        self._deadline = self.loop.call_later(self.head_timeout_s, self._too_slow)
+
+    def _unset_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self._in_head:
+            self._refuse(408, "timeout", f"the headers did not arrive within {self.head_timeout_s:g} s")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        body = msgspec.json.encode(error_body(code, message))
+        head = (b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Any:
@@ -86,9 +176,10 @@ def serve(app: Any, opened: socket.socket, *, drain_s: float = 10.0, keep_alive_
     Raises:
         Permanent: There was a doom; requests under way were answered first.
     """
+    _raise_open_files()
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on",
                             proxy_headers=False,
-                            loop="uvloop", http="httptools", ws="none", timeout_keep_alive=keep_alive_s,
+                            loop="uvloop", http=Connection, ws="none", timeout_keep_alive=keep_alive_s,
                             timeout_graceful_shutdown=int(drain_s))
     server = _Server(config)
 
@@ -115,3 +206,10 @@ def serve(app: Any, opened: socket.socket, *, drain_s: float = 10.0, keep_alive_
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())
+
+
+def _raise_open_files() -> None:
+    """Let this process open as many files, and so connections, as it may; the usual limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
