@@ -60,9 +60,12 @@ def is_late(fact: Fact, predicted_ms: int, loop: Loop | None) -> bool:
 
     Both times belong to the event, so the answer does not depend on when it is processed.
     """
-    kind = loop.feedback.get(fact.kind) if loop else None
-    closes_ms = predicted_ms + round((kind.window if kind else window_s(loop)) * 1000)
-    return max(fact.time_ms, fact.received_ms) > closes_ms
+    return max(fact.time_ms, fact.received_ms) > predicted_ms + _window_ms(fact, loop)
+
+
+def waits_until_ms(fact: Fact, loop: Loop | None) -> int:
+    """Until when feedback waits for its prediction: its kind's window, from its receipt on."""
+    return fact.received_ms + _window_ms(fact, loop)
 
 
 def decide(prediction_id: str, predicted_ms: int, loop: Loop | None, deciding: Fact,
@@ -85,6 +88,11 @@ def decide(prediction_id: str, predicted_ms: int, loop: Loop | None, deciding: F
                         deciding.time_ms, late)
     return Decision("insert", prediction_id, deciding.loop, revision + 1, deciding.label, deciding.kind,
                     deciding.time_ms, late)
+
+
+def _window_ms(fact: Fact, loop: Loop | None) -> int:
+    kind = loop.feedback.get(fact.kind) if loop else None
+    return round((kind.window if kind else window_s(loop)) * 1000)
 
 
 def mature(prediction_id: str, loop_name: str, deadline: int, loop: Loop | None) -> Decision | None:

@@ -14,7 +14,7 @@ from services.processor import join
 from services.processor import statements as sql
 from services.processor.attribution import Fact
 from services.processor.join import Current, Decision
-from services.processor.rows import FEEDBACK, JOINS, Row, copy, feedback_row, join_row, text_array
+from services.processor.rows import FEEDBACK, JOINS, Row, copy, feedback_row, join_row, text_array, waiting_row
 from shared.postgres import Connection
 
 _WAITING, _OPEN, _LABELLED = "waiting", "open", "labelled"
@@ -66,7 +66,7 @@ class Joiner:
         for fact in facts:
             said.setdefault(fact.prediction_id, []).append(fact)
         found, made = _lock_or_make(connection, self._rows(arrived, said), [key for key in said if key not in arrived])
-        came = [arrived[key] for key, row in found.items() if row.state == _WAITING and key in arrived]
+        came = [arrived[key] for key, row in found.items() if row.predicted_ms is None and key in arrived]
         predicted = {key: (row.loop, row.predicted_ms) for key, row in found.items() if row.predicted_ms is not None}
         predicted |= {p.id: (p.loop, p.time_ms) for p in came}
         predicted |= {key: (arrived[key].loop, arrived[key].time_ms) for key in said if key in made and key in arrived}
@@ -78,6 +78,7 @@ class Joiner:
         if copy(connection, FEEDBACK, rows):
             connection.execute(sql.INSERT_FEEDBACK)
         n_late = sum(row[-1] for row in rows) + self._arrive(connection, came)
+        self._wait_on(connection, {key: said[key] for key in found if key in said and key not in predicted})
         decisions = self._decide(predicted, said, deciding, current)
         relabelled = [d.prediction_id for d in decisions
                       if d.prediction_id in found and found[d.prediction_id].state != _LABELLED]
@@ -93,7 +94,7 @@ class Joiner:
             rows[p.id] = join_row(p.id, p.loop, p.time_ms, self._deadline_ms(p), state)
         for key, facts in said.items():
             if key not in arrived:
-                rows[key] = join_row(key, facts[0].loop, None, None, _WAITING)
+                rows[key] = waiting_row(key, facts[0].loop, *self._span_ms(facts), _WAITING)
         return rows
 
     def _decide(self, predicted: Mapping[str, tuple[str, int]], said: Mapping[str, list[Fact]],
@@ -123,6 +124,17 @@ class Joiner:
         if late:
             connection.execute(sql.SET_LATE, [list(column) for column in zip(*late, strict=True)])
         return len(late)
+
+    def _wait_on(self, connection: Connection, said: Mapping[str, Sequence[Fact]]) -> None:
+        """Tell the rows of predictions that are still missing until when this further feedback waits for them."""
+        if said:
+            since, until = zip(*map(self._span_ms, said.values()), strict=True)
+            connection.execute(sql.WAIT_ON, [list(said), list(since), list(until)])
+
+    def _span_ms(self, facts: Sequence[Fact]) -> tuple[int, int]:
+        """Return since when and until when the feedback on one missing prediction waits for it."""
+        return (min(fact.received_ms for fact in facts),
+                max(join.waits_until_ms(fact, self._loops.get(fact.loop)) for fact in facts))
 
     def _is_late(self, fact: Fact, predicted: Mapping[str, tuple[str, int]]) -> bool:
         loop, predicted_ms = predicted.get(fact.prediction_id, ("", 0))

@@ -36,7 +36,7 @@ def run() -> None:
     # A batch is hundreds of thousands of small objects and no cycles: looking for some took a tenth of the time.
     gc.freeze()
     gc.set_threshold(200_000, 20, 50)
-    worker = Worker(config, declared, Metrics(), _die)
+    worker = Worker(config, declared, Metrics(loops=declared), _die)
     try:
         probe = Probe(config.host, config.port, worker.faults)
     except OSError as exc:

@@ -1,17 +1,24 @@
 """The processor's metrics, each declared once."""
 
+from collections.abc import Collection, Mapping
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from services.processor.sink import Stored
+from shared.missing import Missing
 
 _BATCH_SIZES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
 _SECONDS = (0.003, 0.01, 0.03, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 
 
 class Metrics:
-    """Counts what happened. One per process, or per registry."""
+    """Counts what happened. One per process, or per registry.
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    Args:
+        loops: Those that are declared, so that one that misses nothing reads 0 and not nothing.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY, *, loops: Collection[str] = ()) -> None:
         def counter(name: str, doc: str) -> Counter:
             return Counter(f"ratchet_processor_{name}", doc, registry=registry)
 
@@ -24,6 +31,14 @@ class Metrics:
         self.retries = counter("retries", "Batches tried again because Postgres was away or busy.")
         self.matured = counter("matured", "Predictions whose window closed without feedback.")
         self.defaulted = counter("defaulted", "Examples made from a loop's default label.")
+        self.dead_letters = counter("dead_letters", "Dead letters stored.")
+        # Counted in Postgres, for all workers and since ever: of several workers each says the same.
+        self._waiting, self._oldest, self._orphaned = (
+            Gauge(f"ratchet_processor_{name}", doc, ["loop"], registry=registry) for name, doc in [
+                ("waiting_predictions", "Predictions that feedback waits for."),
+                ("waiting_oldest_seconds", "Age of the feedback that waits longest for its prediction; 0 for none."),
+                ("orphaned_predictions", "Predictions that did not come while feedback waited for them.")])
+        self._missed = set(loops)
         self._counters = {
             "n_records": counter("records", "Kafka records stored."),
             "n_dropped": counter("dropped_records", "Kafka records read again after they had been stored."),
@@ -36,7 +51,7 @@ class Metrics:
             "n_revised": counter("revised", "Examples whose label changed."),
             "n_late": counter("late_feedback", "Feedback that came after its window."),
             "n_observations": counter("observations", "Observations for features stored."),
-            "n_dead": counter("dead_letters", "Dead letters stored."),
+            "n_dead": self.dead_letters,
         }
 
     def stored(self, stored: Stored) -> None:
@@ -45,3 +60,12 @@ class Metrics:
             counter.inc(getattr(stored, name))
         self.batch_items.observe(stored.n_events + stored.n_repeated + stored.n_predictions)
         self.commit_seconds.observe(stored.seconds)
+
+    def missing(self, missing: Mapping[str, Missing], now_ms: int) -> None:
+        """Show what each loop misses; one that was shown before and is not here misses nothing."""
+        self._missed |= missing.keys()
+        for loop in self._missed:
+            found = missing.get(loop, Missing())
+            self._waiting.labels(loop).set(found.n_waiting)
+            self._oldest.labels(loop).set(found.age_s(now_ms) or 0)
+            self._orphaned.labels(loop).set(found.n_orphaned)

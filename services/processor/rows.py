@@ -56,7 +56,8 @@ OBSERVATIONS = _layout("staged_observations", loop="text", entity="text", key="t
                        source_id="text", number="float8", text="text")
 DEAD = _layout("staged_dead_letters", id="text", stage="text", code="text", path="text", message="text",
                project="text", origin="text", event_time=_TIME, payload="text")
-JOINS = _layout("staged_joins", prediction_id="text", loop="text", predicted_at=_TIME, deadline=_TIME, state="text")
+JOINS = _layout("staged_joins", prediction_id="text", loop="text", predicted_at=_TIME, deadline=_TIME, state="text",
+                waiting_since=_TIME)
 DECISIONS = _layout("staged_decisions", prediction_id="text", seq="int8", revision="int4", label="text", source="text",
                     labelled_at=_TIME, late="bool")
 
@@ -128,10 +129,14 @@ def dead_row(letter: DeadLetter) -> Row:
             wire_time(letter.time_ms), letter.payload)
 
 
-def join_row(prediction_id: str, loop: str, predicted_ms: int | None, deadline_ms: int | None, state: str) -> Row:
-    """Return the columns of JOINS."""
-    return (prediction_id, loop, None if predicted_ms is None else wire_time(predicted_ms),
-            None if deadline_ms is None else wire_time(deadline_ms), state)
+def join_row(prediction_id: str, loop: str, predicted_ms: int, deadline_ms: int, state: str) -> Row:
+    """Return the columns of JOINS for a prediction that is here."""
+    return prediction_id, loop, wire_time(predicted_ms), wire_time(deadline_ms), state, None
+
+
+def waiting_row(prediction_id: str, loop: str, since_ms: int, until_ms: int, state: str) -> Row:
+    """Return the columns of JOINS for a prediction that feedback waits for."""
+    return prediction_id, loop, None, wire_time(until_ms), state, wire_time(since_ms)
 
 
 def decision_row(decision: Decision, seq: int) -> Row:

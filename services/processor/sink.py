@@ -14,6 +14,8 @@ from services.processor.attribution import Fact
 from services.processor.examples import write_examples
 from services.processor.fence import admit
 from services.processor.joining import Joiner
+from services.processor.orphans import Orphan
+from services.processor.orphans import dead_letter as orphaned
 from services.processor.preparing import Batch, Effects, Preparer
 from services.processor.records import Partition, Record
 from services.processor.rows import (
@@ -27,6 +29,7 @@ from services.processor.rows import (
     prediction_row,
     text_array,
 )
+from shared.missing import Missing, missing_predictions
 from shared.postgres import Connection, connect, wrapped
 
 CONSUMER = "ratchet-processor"
@@ -125,6 +128,30 @@ class Sink:
                          if (decision := join.mature(prediction, loop, deadline_ms, self._loops.get(loop)))]
             write_examples(connection, decisions)
         return len(due), len(decisions)
+
+    def orphan(self, now_ms: int, *, limit: int) -> tuple[int, int]:
+        """Give up waiting for the predictions that were waited for until now, with a dead letter for each feedback.
+
+        Safe in several workers at once, as ``mature`` is. A prediction that comes after all is joined all the same.
+
+        Returns:
+            How many predictions were given up, and how many dead letters are new. Fewer than ``limit`` given up means
+            that none are left.
+        """
+        with self._transaction("orphan feedback") as connection:
+            missing = [row[0] for row in connection.execute(sql.LOCK_ORPHANS, [now_ms, limit]).fetchall()]
+            if not missing:
+                return 0, 0
+            connection.execute(sql.SET_ORPHANED, [text_array(missing)])
+            orphans = map(Orphan._make, connection.execute(sql.READ_ORPHANS, [text_array(missing)]).fetchall())
+            copy(connection, DEAD, [dead_row(orphaned(orphan, self._loops.get(orphan.loop))) for orphan in orphans])
+            n_dead = connection.execute(sql.INSERT_DEAD).rowcount
+        return len(missing), n_dead
+
+    def missing(self) -> dict[str, Missing]:
+        """Return the predictions that feedback names and that are not here, by loop."""
+        with self._transaction("count missing predictions") as connection:
+            return missing_predictions(connection)
 
     def fences(self) -> dict[Partition, int]:
         """Return the next offset of every partition that was ever read."""

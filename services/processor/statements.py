@@ -101,6 +101,15 @@ UPDATE feedback f SET late = true
 FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS c(loop, kind, project, event_id)
 WHERE (f.loop, f.kind, f.project, f.event_id) = (c.loop, c.kind, c.project, c.event_id)
 """
+# More feedback on a prediction that is still missing.
+WAIT_ON = """
+UPDATE joins j
+SET waiting_since = CASE j.state WHEN 'waiting' THEN least(j.waiting_since, c.since) ELSE c.since END,
+    deadline = greatest(j.deadline, c.until), state = 'waiting'
+FROM (SELECT id, timestamptz 'epoch' + since_ms * interval '1 ms', timestamptz 'epoch' + until_ms * interval '1 ms'
+      FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS c(id, since_ms, until_ms)) AS c(id, since, until)
+WHERE j.prediction_id = c.id
+"""
 SET_LABELLED = "UPDATE joins SET state = 'labelled' WHERE prediction_id = ANY(%s::text[])"
 
 # Last before the commit, since every other worker on the loop waits for it.
@@ -133,3 +142,23 @@ LIMIT %s
 FOR UPDATE SKIP LOCKED
 """
 SET_MATURED = "UPDATE joins SET state = 'matured' WHERE prediction_id = ANY(%s::text[])"
+
+LOCK_ORPHANS = """
+SELECT prediction_id
+FROM joins
+WHERE state = 'waiting' AND deadline <= timestamptz 'epoch' + %s * interval '1 ms'
+ORDER BY deadline
+LIMIT %s
+FOR UPDATE SKIP LOCKED
+"""
+SET_ORPHANED = "UPDATE joins SET state = 'orphaned' WHERE prediction_id = ANY(%s::text[])"
+# After the lock and in a statement of its own, as above.
+READ_ORPHANS = """
+SELECT f.loop, f.kind, f.project, f.event_id, w.id, (extract(epoch FROM j.deadline) * 1000)::bigint,
+       coalesce((e.body -> 'properties')::text, '')
+FROM unnest(%s::text[]) AS w(id)
+JOIN joins j ON j.prediction_id = w.id
+CROSS JOIN LATERAL (SELECT * FROM feedback WHERE feedback.prediction_id = w.id OFFSET 0) f
+LEFT JOIN events e ON e.project = f.project AND e.id = f.event_id
+ORDER BY f.project COLLATE "C", f.event_id COLLATE "C", f.loop COLLATE "C", f.kind COLLATE "C"
+"""

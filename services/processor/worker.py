@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from schemas.errors import Transient
 from schemas.loops import Loop
@@ -21,9 +22,11 @@ from services.processor.sink import Sink
 from services.processor.storing import Storer
 from shared.logs import Log
 
+T = TypeVar("T")
 _LOOK_EVERY_S = 1.0
 _PREFLIGHT_EVERY_S = 0.2
 _MATURE_AT_ONCE = 1000
+_COUNT_EVERY_S = 5.0
 _DRAIN_S, _LEAVE_S = 15.0, 3.0
 _log = Log(__name__)
 
@@ -146,24 +149,38 @@ class Worker:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _mature(self) -> None:
+        count_s = 0.0
         while True:
             until_ms = self._pipeline.watermark.until(self._monitor.measured_ms, self._monitor.lags)
-            if until_ms is not None:
-                await self._mature_until(until_ms)
+            try:
+                if until_ms is not None:
+                    await self._mature_until(until_ms)
+                if time.monotonic() >= count_s:
+                    count_s = time.monotonic() + _COUNT_EVERY_S
+                    missing = await self._in_maturing_thread(self._maturing_sink.missing)
+                    self._metrics.missing(missing, time.time_ns() // 1_000_000)
+            except Transient as exc:
+                _log.warning("maturing_waits", reason=str(exc))
             await asyncio.sleep(self._settings.mature_every_s)
 
     async def _mature_until(self, until_ms: int) -> None:
-        loop = asyncio.get_running_loop()
-        n_matured = _MATURE_AT_ONCE
-        while n_matured == _MATURE_AT_ONCE:
-            try:
-                n_matured, n_defaulted = await loop.run_in_executor(
-                    self._maturing, lambda: self._maturing_sink.mature(until_ms, limit=_MATURE_AT_ONCE))
-            except Transient as exc:
-                _log.warning("maturing_waits", reason=str(exc))
-                return
-            self._metrics.matured.inc(n_matured)
+        """Do what the passing of time asks for: mature predictions, and give up those that never came."""
+        n_done = _MATURE_AT_ONCE
+        while n_done == _MATURE_AT_ONCE:
+            n_done, n_defaulted = await self._in_maturing_thread(
+                lambda: self._maturing_sink.mature(until_ms, limit=_MATURE_AT_ONCE))
+            self._metrics.matured.inc(n_done)
             self._metrics.defaulted.inc(n_defaulted)
+        n_done = _MATURE_AT_ONCE
+        while n_done == _MATURE_AT_ONCE:
+            n_done, n_dead = await self._in_maturing_thread(
+                lambda: self._maturing_sink.orphan(until_ms, limit=_MATURE_AT_ONCE))
+            self._metrics.dead_letters.inc(n_dead)
+            if n_done:
+                _log.warning("feedback_orphaned", n_predictions=n_done, n_dead_letters=n_dead)
+
+    async def _in_maturing_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._maturing, work)
 
     async def _leave(self, tasks: list[asyncio.Task[None]], starting: asyncio.Task[None]) -> None:
         _log.info("processor_draining")

@@ -65,6 +65,11 @@ class Expected:
     feedback: set[tuple[str, str, str, str, str, str]] = field(default_factory=set)
     observations: set[tuple[str, str, str, str, str, float | None]] = field(default_factory=set)
 
+    @property
+    def orphans(self) -> set[tuple[str, str, str, str, str]]:
+        """Feedback whose prediction never comes: loop, kind, project, event id, prediction id."""
+        return {row[:5] for row in self.feedback if row[4] not in self.predictions}
+
 
 def expect(events: Iterable[Event], predictions: Iterable[Prediction]) -> Expected:
     """Join one item after the other, with everything in memory."""

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
+from schemas.dead import DeadLetter
 from schemas.loops import Loop
 from services.processor import join
 from services.processor.attribution import Fact
 from services.processor.fence import admit
 from services.processor.join import Current, Decision
+from services.processor.orphans import Orphan, dead_letter
 from services.processor.preparing import Batch, Preparer
 from services.processor.records import Partition, Record
 from services.processor.rows import Row
+from shared.missing import Missing
 from tests.support.join_reference import Expected
 
 
@@ -24,6 +27,9 @@ class MemorySink:
         self._facts: dict[tuple[str, str, str, str], Fact] = {}
         self._observations: set[Row] = set()
         self._states: dict[str, str] = {}
+        self._waiting: dict[str, tuple[int, int]] = {}
+        self._first_loops: dict[str, str] = {}
+        self._dead: dict[str, DeadLetter] = {}
         self._examples: list[Decision] = []
 
     def store(self, records: Sequence[Record], batch: Batch) -> None:
@@ -46,6 +52,8 @@ class MemorySink:
                 for fact in effects.facts:
                     self._facts[fact.loop, fact.kind, fact.project, fact.event_id] = fact
                     touched.add(fact.prediction_id)
+                    if fact.prediction_id not in self._predictions:
+                        self._wait(fact)
         for key in sorted(touched):
             self._join(key)
         self._fences |= admitted.next_offsets
@@ -62,6 +70,41 @@ class MemorySink:
                 self._write(decision)
         return len(due), len(self._examples) - n_examples
 
+    def orphan(self, now_ms: int, *, limit: int) -> tuple[int, int]:
+        """Give up the missing predictions that were waited for until now."""
+        due = [key for key, state in self._states.items() if state == "waiting" and self._waiting[key][1] <= now_ms]
+        n_dead = len(self._dead)
+        for key in due[:limit]:
+            self._states[key] = "orphaned"
+            for f in self._facts.values():
+                if f.prediction_id == key:
+                    orphan = Orphan(f.loop, f.kind, f.project, f.event_id, key, self._waiting[key][1], "")
+                    letter = dead_letter(orphan, self._loops.get(f.loop))
+                    self._dead.setdefault(letter.id, letter)
+        return len(due[:limit]), len(self._dead) - n_dead
+
+    def missing(self) -> dict[str, Missing]:
+        """Count the missing predictions by the loop of their first feedback."""
+        found: dict[str, Missing] = {}
+        for key, state in self._states.items():
+            if state in ("waiting", "orphaned"):
+                loop = self._first_loops[key]
+                n_waiting, since_ms, n_orphaned = found.get(loop, Missing())
+                if state == "waiting":
+                    own_ms = self._waiting[key][0]
+                    found[loop] = Missing(n_waiting + 1, min(own_ms, since_ms or own_ms), n_orphaned)
+                else:
+                    found[loop] = Missing(n_waiting, since_ms, n_orphaned + 1)
+        return found
+
+    def states(self) -> dict[str, str]:
+        """Return the state of every prediction that was seen or named."""
+        return dict(self._states)
+
+    def dead(self) -> set[tuple[str, str, str, str, int]]:
+        """Return id, code, path, message and time of every dead letter."""
+        return {(d.id, d.code, d.path, d.message, d.time_ms) for d in self._dead.values()}
+
     def actual(self) -> Expected:
         """Return the tables in the reference's form."""
         return Expected(
@@ -74,6 +117,16 @@ class MemorySink:
     def revisions(self) -> list[tuple[str, int, str, str]]:
         """Return prediction, revision, label and source of every example, sorted."""
         return sorted((d.prediction_id, d.revision, d.label, d.source) for d in self._examples)
+
+    def _wait(self, fact: Fact) -> None:
+        key, until_ms = fact.prediction_id, join.waits_until_ms(fact, self._loops.get(fact.loop))
+        if key not in self._waiting:
+            self._first_loops[key] = fact.loop
+        since_ms, longest_ms = self._waiting.get(key, (fact.received_ms, until_ms))
+        if self._states.get(key) == "orphaned":
+            since_ms = fact.received_ms
+        self._states[key] = "waiting"
+        self._waiting[key] = min(since_ms, fact.received_ms), max(longest_ms, until_ms)
 
     def _join(self, key: str) -> None:
         if key not in self._predictions:

@@ -13,6 +13,7 @@ from schemas.predictions import Prediction
 from services.processor import statements as sql
 from services.processor.preparing import Preparer
 from services.processor.sink import Sink
+from shared.missing import Missing
 from tests.support.memory_sink import MemorySink
 from tests.support.stored_streams import BASE_MS, DECLARED, TOPICS, Event, cut, records, streams
 from tests.support.tables import Tables
@@ -39,10 +40,18 @@ class RealSink:
             for table in WRITTEN:
                 connection.execute(f"DELETE FROM {table}")
         self.sink = Sink(url, loops, Preparer(TOPICS, loops))
-        self.store, self.mature = self.sink.store, self.sink.mature
+        self.store, self.mature, self.orphan = self.sink.store, self.sink.mature, self.sink.orphan
+        self.missing = self.sink.missing
 
     def actual(self):
         return self.tables.actual()
+
+    def states(self):
+        return dict(self.tables.rows("SELECT prediction_id, state FROM joins"))
+
+    def dead(self):
+        return set(self.tables.rows("""SELECT id, code, path, message, (extract(epoch FROM event_time) * 1000)::bigint
+                                       FROM dead_letters"""))
 
     def revisions(self):
         return sorted(self.tables.rows("SELECT prediction_id, revision, label, source FROM examples"))
@@ -62,9 +71,14 @@ def real(postgres_url):
     made[-1].sink.close()
 
 
-@given(streams(), st.lists(st.integers(1, 5), max_size=6), st.integers(0, 6))
+# Minutes after which feedback of beta, of alpha's clicks, and of everything is given up.
+GIVEN_UP = st.sampled_from([40, 70, 100, 8 * 1440])
+
+
+@given(streams(), st.lists(st.integers(1, 5), max_size=6), st.integers(0, 6),
+       st.dictionaries(st.integers(0, 6), GIVEN_UP))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_both_sinks_give_the_same_tables_after_every_batch(real, stream, sizes, mature_at):
+def test_both_sinks_give_the_same_tables_after_every_batch(real, stream, sizes, mature_at, orphan_at):
     _, shuffled = stream
     preparer = Preparer(TOPICS, WITH_DEFAULT)
     ours, twin = real(), MemorySink(WITH_DEFAULT, preparer)
@@ -72,10 +86,16 @@ def test_both_sinks_give_the_same_tables_after_every_batch(real, stream, sizes, 
         if number == mature_at:
             now_ms = BASE_MS + 45 * 60_000
             assert ours.mature(now_ms, limit=100) == twin.mature(now_ms, limit=100)
+        if number in orphan_at:
+            now_ms = BASE_MS + orphan_at[number] * 60_000
+            assert ours.orphan(now_ms, limit=100) == twin.orphan(now_ms, limit=100)
         for sink in (ours, twin):
             sink.store(batch, preparer.prepare(batch))
         assert ours.actual() == twin.actual()
         assert ours.revisions() == twin.revisions()
+        assert ours.states() == twin.states()
+        assert ours.missing() == twin.missing()
+        assert ours.dead() == twin.dead()
     ours.tables.check_numbering()
 
 
@@ -149,6 +169,93 @@ def test_two_workers_mature_each_prediction_once(postgres_url):
     assert tables.value("SELECT count(*) FROM examples") == n
     assert tables.value("SELECT count(*) FROM joins WHERE state = 'matured'") == n
     tables.check_numbering()
+
+
+@pytest.fixture
+def stored(real):
+    """A sink on Postgres, its twin, and a way to store one item after the other in both."""
+    sinks = real(), MemorySink(WITH_DEFAULT, Preparer(TOPICS, WITH_DEFAULT))
+    preparer = Preparer(TOPICS, WITH_DEFAULT)
+
+    def store(*items):
+        for batch in cut(records(items), [1] * len(items)):
+            for sink in sinks:
+                sink.store(batch, preparer.prepare(batch))
+
+    return *sinks, store
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_feedback_is_orphaned_once_and_joined_should_its_prediction_still_come(stored, which):
+    sink = stored[which]
+    store = stored[2]
+    prediction, feedback = halves(1)
+    store(feedback)
+    gives_up_ms = feedback.received_ms + 7 * 24 * 3_600_000
+    assert sink.missing() == {"alpha": Missing(1, feedback.received_ms, 0)}
+    assert sink.orphan(gives_up_ms - 1, limit=10) == (0, 0)
+    # Both loops learn from this event, so each has lost something.
+    assert sink.orphan(gives_up_ms, limit=10) == (1, 2)
+    assert sink.orphan(gives_up_ms, limit=10) == (0, 0)
+    assert sink.missing() == {"alpha": Missing(0, None, 1)}
+    assert {(code, path) for _, code, path, _, _ in sink.dead()} == {("orphaned", "properties.prediction_id")}
+    store(feedback, prediction)
+    assert sink.missing() == {}
+    assert sink.revisions() == [("pr_0001", 1, "a", "correction")]
+    assert len(sink.dead()) == 2
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_further_feedback_makes_a_missing_prediction_be_waited_for_again(stored, which):
+    sink = stored[which]
+    store = stored[2]
+    _, first = halves(1)
+    week_ms = 7 * 24 * 3_600_000
+    later = msgspec.structs.replace(first, id="e_later", received_ms=first.received_ms + 1000)
+    latest = msgspec.structs.replace(first, id="e_latest", received_ms=first.received_ms + week_ms + 5000)
+    store(first, later)
+    assert sink.missing() == {"alpha": Missing(1, first.received_ms, 0)}
+    assert sink.orphan(first.received_ms + week_ms, limit=10) == (0, 0)
+    assert sink.orphan(later.received_ms + week_ms, limit=10) == (1, 4)
+    store(first, later, latest)
+    assert sink.missing() == {"alpha": Missing(1, latest.received_ms, 0)}
+    assert sink.orphan(latest.received_ms + week_ms, limit=10) == (1, 2)
+
+
+def test_two_workers_orphan_each_feedback_once(postgres_url):
+    n = 2000
+    preparer = Preparer(TOPICS, DECLARED)
+    sinks = [Sink(postgres_url, DECLARED, preparer) for _ in range(2)]
+    batch = records([halves(number)[1] for number in range(n)])
+    sinks[0].store(batch, preparer.prepare(batch))
+    done = [(0, 0), (0, 0)]
+
+    def work(number):
+        while (counts := sinks[number].orphan(BASE_MS + 8 * 86_400_000, limit=50))[0] or sum(d[0] for d in done) < n:
+            done[number] = done[number][0] + counts[0], done[number][1] + counts[1]
+
+    threads = [threading.Thread(target=work, args=[number], daemon=True) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    for sink in sinks:
+        sink.close()
+    tables = Tables(postgres_url)
+    assert tuple(map(sum, zip(*done, strict=True))) == (n, 2 * n)
+    assert tables.value("SELECT count(*) FROM dead_letters WHERE code = 'orphaned'") == 2 * n
+    assert tables.rows("SELECT n_waiting, n_orphaned FROM missing_predictions") == [(0, n)]
+
+
+def test_missing_predictions_are_counted_and_given_up_by_one_small_index(postgres_url):
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("""INSERT INTO joins SELECT 'pr_' || n, 'alpha', now(), now(), 'labelled', NULL
+                              FROM generate_series(1, 20000) n""")
+        connection.execute("ANALYZE joins")
+        for statement, arguments in [("SELECT * FROM missing_predictions", []), (sql.LOCK_ORPHANS, [1, 10])]:
+            plan = "\n".join(row[0] for row in connection.execute("EXPLAIN " + statement, arguments).fetchall())
+            assert "joins_missing" in plan
+            assert "Seq Scan" not in plan
 
 
 @pytest.mark.parametrize(("statement", "arguments"), [

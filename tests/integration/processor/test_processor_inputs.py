@@ -1,6 +1,7 @@
 """What comes in, however odd: it is stored, or it is a dead letter, and the records behind it are processed."""
 
 import json
+import re
 import time
 from collections import Counter
 
@@ -90,6 +91,42 @@ def test_a_prediction_without_feedback_matures_with_the_default_and_is_revised_b
     assert b"ratchet_processor_matured_total 2.0" in metrics
     assert b"ratchet_processor_defaulted_total 1.0" in metrics
     assert b"ratchet_processor_late_feedback_total 2.0" in metrics
+
+
+def gauges(worker, loop):
+    """Predictions waited for, the oldest's age in seconds, and predictions given up, as the worker's metrics say."""
+    text = worker.get("/metrics")[1].decode()
+    return tuple(float(re.search(rf'^ratchet_processor_{name}{{loop="{loop}"}} (\S+)$', text, re.MULTILINE)[1])
+                 for name in ("waiting_predictions", "waiting_oldest_seconds", "orphaned_predictions"))
+
+
+def test_feedback_on_a_prediction_that_never_came_shows_is_orphaned_and_still_joins_should_it_come(
+        processor_env, loops_dir, sender, tables, start):
+    (loops_dir / "gamma.toml").write_text(
+        'name = "gamma"\n[feedback.click]\nevent = "Opened"\nvalue = "opened"\nwindow = "8s"\n')
+    worker = start("processor", processor_env)
+    now_ms = time.time_ns() // 1_000_000
+    opened = event("o1", name="Opened", time_ms=now_ms, prediction_id="pr_1")
+    sender.send([msgspec.structs.replace(opened, received_ms=now_ms)])
+    eventually(lambda: gauges(worker, "gamma")[0] == 1)
+    n_waiting, age_s, n_orphaned = gauges(worker, "gamma")
+    assert (n_waiting, n_orphaned) == (1, 0)
+    assert 0 <= age_s < 8
+    assert gauges(worker, "alpha") == (0, 0, 0)
+
+    eventually(lambda: gauges(worker, "gamma") == (0, 0, 1))
+    assert time.time_ns() // 1_000_000 >= now_ms + 8000
+    (code, path, message), = tables.rows("SELECT code, path, message FROM dead_letters")
+    assert (code, path) == ("orphaned", "properties.prediction_id")
+    assert message.startswith("feedback o1 (click of gamma) names prediction pr_1, which had not come by ")
+    worker.kill()
+    worker.start()
+    eventually(lambda: gauges(worker, "gamma") == (0, 0, 1))
+
+    sender.send([prediction("pr_1", loop="gamma", time_ms=now_ms)])
+    eventually(lambda: example_of(tables, "pr_1") == ("opened", "click", False, 1))
+    eventually(lambda: gauges(worker, "gamma") == (0, 0, 0))
+    assert tables.value("SELECT count(*) FROM dead_letters") == 1
 
 
 def test_poison_becomes_dead_letters_and_stops_nothing(processor_env, sender, topics, tables, start):

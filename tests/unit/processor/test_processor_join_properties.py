@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from services.processor.preparing import Preparer
 from tests.support.join_reference import expect
 from tests.support.memory_sink import MemorySink
-from tests.support.stored_streams import DECLARED, TOPICS, Event, Prediction, cut, records, streams
+from tests.support.stored_streams import BASE_MS, DECLARED, TOPICS, Event, Prediction, cut, records, streams
 
 sizes = st.lists(st.integers(1, 5), max_size=6)
 
@@ -62,6 +62,24 @@ def test_overlapping_batches_of_two_owners_equal_one_pass(stream, data):
         sink.store(batch, preparer.prepare(batch))
         at = end
     assert sink.actual() == run(shuffled, []).actual()
+
+
+@given(streams(), sizes, st.data())
+def test_giving_up_missing_predictions_at_any_moment_changes_no_example(stream, batch_sizes, data):
+    items, shuffled = stream
+    want = reference(items)
+    preparer = Preparer(TOPICS, DECLARED)
+    sink = MemorySink(DECLARED, preparer)
+    n_orphaned = 0
+    for batch in cut(records(shuffled), batch_sizes):
+        sink.store(batch, preparer.prepare(batch))
+        n_orphaned += sink.orphan(BASE_MS + data.draw(st.sampled_from([0, 40, 70, 20_000])) * 60_000, limit=100)[1]
+    n_orphaned += sink.orphan(BASE_MS + 10 * 86_400_000, limit=100)[1]
+    assert sink.actual() == want
+    assert {key for key, state in sink.states().items() if state == "orphaned"} == {row[4] for row in want.orphans}
+    assert "waiting" not in sink.states().values()
+    # Given up too early, or for good: each feedback is told of once, and every one that stays without a prediction.
+    assert n_orphaned == len(sink.dead()) >= len(want.orphans)
 
 
 @given(streams())
