@@ -6,7 +6,7 @@ or ``anonymousid``, or inside an object's data by ``userId``, ``user_id``, ``ano
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -16,15 +16,16 @@ from schemas.errors import Invalid
 from schemas.events import Event
 from services.collector import times, values
 from services.collector.envelope import Envelope
-from services.collector.intake import Arrival, Raw, Spoiled, open_object, split, text
+from services.collector.intake import Arrival, Raw, Spoiled, decode, open_object, split, text
 from services.collector.limits import Limits
 from services.collector.masks import id_text
-from services.collector.privacy import Privacy
+from services.collector.privacy import Identity, Privacy
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 _USER = ("userid", "anonymousid")
 _DATA_USER = ("userId", "user_id", "anonymousId", "anonymous_id")
+_decoder = msgspec.json.Decoder()
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
 
 
@@ -42,7 +43,7 @@ def open_request(body: bytes, headers: Mapping[str, str], limits: Limits) -> Env
         return _open_batch(body, limits)
     if kind == STRUCTURED:
         raw, _ = open_object(body, limits)
-        return Envelope([raw], alone=True)
+        return Envelope([raw], alone=True, look=values.may_hold_nul(body))
     if kind.startswith("application/cloudevents"):
         raise Invalid(f"the event format {kind!r} is not spoken here; JSON is", code="unsupported_media_type",
                       path="content-type")
@@ -54,7 +55,7 @@ def open_request(body: bytes, headers: Mapping[str, str], limits: Limits) -> Env
 
 def _open_batch(body: bytes, limits: Limits) -> Envelope:
     try:
-        return Envelope(list(msgspec.json.decode(body, type=list[msgspec.Raw])))
+        return Envelope(list(msgspec.json.decode(body, type=list[msgspec.Raw])), look=values.may_hold_nul(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         items = values.parse_leniently(body)
         if not isinstance(items, list):
@@ -108,13 +109,15 @@ class Reader:
     def __init__(self, privacy: Privacy, limits: Limits) -> None:
         self._privacy, self._limits = privacy, limits
 
-    def __call__(self, data: bytes, arrival: Arrival) -> Event:
-        """Turn one CloudEvent into an event without the user's own ids.
+    def __call__(self, raw: bytes | msgspec.Raw, arrival: Arrival) -> tuple[Event, Sequence[Identity]]:
+        """Turn one CloudEvent into an event, and say which id names its user.
 
         Raises:
             Invalid: An attribute is missing or wrong.
         """
-        sent = _decode(data, self._limits)
+        sent = decode(raw, _decoder, self._limits, look=arrival.look)
+        if not isinstance(sent, dict):
+            raise Invalid("the CloudEvent is not a JSON object", code="wrong_type")
         version = _attribute(sent, "specversion", self._limits.max_name_chars)
         if version != "1.0":
             raise Invalid("this specversion is not spoken here; 1.0 is", code="unsupported_version",
@@ -128,17 +131,17 @@ class Reader:
         context = {key: value for key, value in sent.items() if key not in ("data", "data_base64")}
         user = self._user(context, properties)
         project = arrival.project
-        self._privacy.hide_users(project, [properties, context])
-        self._privacy.hide_fields(project, "properties", properties)
-        self._privacy.hide_fields(project, "context", context)
+        n_nested = (self._privacy.hide(project, "properties", properties)
+                    + self._privacy.hide(project, "context", context))
+        if n_nested > self._limits.max_depth:
+            values.check({"data": properties, **context}, self._limits)
         event = Event(
             # Source and id together identify a CloudEvent; the space cannot stand in a source.
             id=f"{source} {id_}", project=project, kind="cloudevent", name=name,
             subject=self._privacy.subject(project, user),
             time_ms=times.corrected_ms(_time(sent), None, arrival.received_ms), received_ms=arrival.received_ms,
             source="cloudevents", original_time=sent.get("time"), properties=properties, context=context)
-        # The user may be named in several places, so there is no count to compare with: look whenever it is there.
-        return self._privacy.without_ids(event, [user]) if user else event
+        return event, [self._privacy.identity(project, user)] if user else []
 
     def _user(self, context: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
         for holder, names in ((context, _USER), (properties, _DATA_USER)):
@@ -148,18 +151,6 @@ class Reader:
                     id_ = id_text(value)
                     return text(id_, name, self._limits.max_id_chars)
         return ""
-
-
-def _decode(data: bytes, limits: Limits) -> dict[str, Any]:
-    try:
-        sent = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise values.explain(data, exc, limits) from exc
-    if not isinstance(sent, dict):
-        raise Invalid("the CloudEvent is not a JSON object", code="wrong_type")
-    if values.needs_a_look(data, limits):
-        values.check(sent, limits)
-    return sent
 
 
 def _attribute(sent: Mapping[str, Any], name: str, max_chars: int) -> str:

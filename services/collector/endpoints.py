@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
+from prometheus_client import Counter
 
 from schemas.errors import Invalid, Transient
 from services.collector import metrics
@@ -75,6 +76,7 @@ class Endpoint:
     def __init__(self, shared: Shared, protocol: Protocol) -> None:
         self._shared, self._protocol = shared, protocol
         self._request_s = metrics.request_s.labels(protocol.name)
+        self._requests: dict[int, Counter] = {}
         self._accepted = metrics.events.labels(protocol.name, "accepted")
         self._rejected = metrics.events.labels(protocol.name, "rejected")
 
@@ -102,7 +104,9 @@ class Endpoint:
             headers.append((b"www-authenticate", b'Basic realm="ratchet"'))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": data})
-        metrics.requests.labels(self._protocol.name, str(status)).inc()
+        if status not in self._requests:
+            self._requests[status] = metrics.requests.labels(self._protocol.name, str(status))
+        self._requests[status].inc()
         self._request_s.observe(time.perf_counter() - began_s)
 
     async def _handle(self, scope: Mapping[str, Any], receive: bodies.Receive) -> tuple[int, Any]:
@@ -121,7 +125,7 @@ class Endpoint:
             stored = self._shared.gateway.send(intake)
             # Only the encoded events, which the producer counts, are kept while Kafka is waited for.
             del body, work, intake
-            await asyncio.wrap_future(stored)
+            await stored
         self._accepted.inc(n_events)
         if codes:
             self._rejected.inc(len(codes))
@@ -144,7 +148,7 @@ class Endpoint:
             sent_ms = lenient_ms(headers.get(protocol.sent_header))
         if sent_ms is None and protocol.sent_query:
             sent_ms = plausible_ms(_first(query, protocol.sent_query))
-        arrival = Arrival(project, path, shared.now_ms(), shared.new_id, sent_ms)
+        arrival = Arrival(project, path, shared.now_ms(), shared.new_id, sent_ms, envelope.look)
         intake = take(envelope.raws, arrival, protocol.reader(envelope), shared.privacy, protocol.limits,
                       prefix=envelope.prefix)
         return intake, protocol.answer(envelope, intake)

@@ -17,6 +17,7 @@ class Envelope:
         context: Shared by all events.
         prefix: Where the events stand in the body, for paths.
         alone: The body is one event and no list.
+        look: A text in it may hold a character that cannot be stored; False is certain.
     """
 
     raws: list[Raw]
@@ -25,3 +26,4 @@ class Envelope:
     context: dict[str, Any] | None = None
     prefix: str = ""
     alone: bool = False
+    look: bool = True

@@ -1,22 +1,25 @@
 """Hands a request's events to Kafka and waits for the acknowledgement; bounds what is under way."""
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from schemas import frames
 from schemas.errors import Transient
 from schemas.topics import Topics
 from services.collector import metrics
 from services.collector.intake import Intake
-from shared.kafka import Record
+from shared.kafka import Part
 
 
 class Producer(Protocol):
     """What the collector needs of a Kafka producer; ``FrameProducer`` is one."""
 
-    def send_many(self, records: Sequence[Record]) -> Future[None]:
-        """Send records that are acknowledged together; raises Transient when they are refused."""
+    def send_encoded(self, parts: Sequence[Part]) -> Future[None]:
+        """Send encoded items that are acknowledged together; raises Transient when they are refused."""
 
     def fault(self) -> str:
         """Why nothing can be sent now; empty when it can."""
@@ -35,6 +38,8 @@ class Gateway:
         self._max_requests, self._max_bytes = max_requests, max_request_bytes
         self._n_requests = 0
         self._n_bytes = 0
+        self._arrived: deque[tuple[asyncio.Future[None], BaseException | None]] = deque()
+        self._called = False
 
     @contextmanager
     def admitted(self, announced_bytes: int) -> Iterator[Callable[[int], None]]:
@@ -74,8 +79,8 @@ class Gateway:
             self._n_bytes -= kept_bytes
             metrics.in_flight.set(self._n_requests)
 
-    def send(self, intake: Intake) -> Future[None]:
-        """Write events and dead letters.
+    def send(self, intake: Intake) -> asyncio.Future[None]:
+        """Write events and dead letters; called in the event loop.
 
         Returns:
             A future that resolves once all of them are acknowledged; with Transient it fails when they are not, and
@@ -84,10 +89,34 @@ class Gateway:
         Raises:
             Transient: Nothing was taken.
         """
-        topics = self._topics
-        records: list[Record] = [(topics.events, event.subject or event.id, event) for event in intake.events]
-        records += [(topics.dead, letter.id, letter) for letter in intake.dead]
-        return self._producer.send_many(records)
+        topic = self._topics.events
+        parts: list[Part] = [(topic, event.subject or event.id, data)
+                             for event, data in zip(intake.events, intake.encoded, strict=True)]
+        parts += [(self._topics.dead, letter.id, frames.encode_one(letter)) for letter in intake.dead]
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        self._producer.send_encoded(parts).add_done_callback(lambda stored: self._arrive(loop, answer, stored))
+        return answer
+
+    def _arrive(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[None], stored: Future[None]) -> None:
+        """Bring an answer to the event loop; called in the producer's threads."""
+        self._arrived.append((answer, stored.exception()))
+        # One acknowledgement by Kafka answers many requests, and the loop is woken once for all of them.
+        if not self._called:
+            self._called = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._called = False
+        while self._arrived:
+            answer, fault = self._arrived.popleft()
+            if answer.done():
+                continue  # its client went away
+            if fault is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(fault)
 
     def fault(self) -> str:
         """Why nothing can be stored now; empty when it can."""

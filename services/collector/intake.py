@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 
+from schemas import frames
 from schemas.dead import DeadLetter
 from schemas.errors import Invalid
 from schemas.events import MAX_ID_BYTES, Event
 from services.collector import values
 from services.collector.limits import Limits
-from services.collector.privacy import Privacy
+from services.collector.privacy import Identity, Privacy, leaks
 
 _MAX_PAYLOAD = 32 << 10
 
@@ -26,6 +27,7 @@ class Arrival:
         received_ms: When it came, ms since the epoch.
         sent_ms: When it left, on the sender's clock; None when it does not say.
         new_id: Makes an id for an event that has none.
+        look: A text in it may hold a character that cannot be stored; False is certain.
     """
 
     project: str
@@ -33,6 +35,7 @@ class Arrival:
     received_ms: int
     new_id: Callable[[], str]
     sent_ms: int | None = None
+    look: bool = True
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -47,9 +50,14 @@ class Verdict(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Intake:
-    """The outcome of one request, in the order of its events."""
+    """The outcome of one request, in the order of its events.
+
+    Attributes:
+        encoded: Each of ``events`` as it is written.
+    """
 
     events: list[Event] = field(default_factory=list)
+    encoded: list[bytes] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
 
@@ -63,7 +71,8 @@ class Spoiled:
 
 
 Raw = bytes | msgspec.Raw | Spoiled
-Reader = Callable[[bytes, Arrival], Event]
+Reader = Callable[[bytes | msgspec.Raw, Arrival], tuple[Event, Sequence[Identity]]]
+"""Turns one raw event into an event and the ids that name its user; raises Invalid."""
 
 
 def split(items: Sequence[Any], limits: Limits) -> list[Raw]:
@@ -100,7 +109,6 @@ def take(raws: Sequence[Raw], arrival: Arrival, read: Reader, privacy: Privacy, 
     """Read every event; a bad one never costs its neighbours.
 
     Args:
-        read: Turns one raw event into an Event, pseudonymised, or raises Invalid.
         prefix: Where the events stand in the request, for paths: ``batch`` gives ``batch.3.userId``.
     """
     intake = Intake()
@@ -108,11 +116,15 @@ def take(raws: Sequence[Raw], arrival: Arrival, read: Reader, privacy: Privacy, 
         try:
             if isinstance(raw, Spoiled):
                 raise raw.fault
-            data = bytes(raw)
-            if len(data) > limits.max_event_bytes:
-                raise Invalid(f"the event has {len(data)} bytes; at most {limits.max_event_bytes} are taken",
+            if len(raw) > limits.max_event_bytes:
+                raise Invalid(f"the event has {len(raw)} bytes; at most {limits.max_event_bytes} are taken",
                               code="too_large")
-            event = read(data, arrival)
+            event, identities = read(raw, arrival)
+            data = frames.encode_one(event)
+            # What is written is what is searched: nothing in it is escaped that could hide an id.
+            if leaks(data, identities):
+                event = privacy.without_ids(event, {identity.id for identity in identities})
+                data = frames.encode_one(event)
             _check_id(event.id)
         except Invalid as exc:
             letter, verdict = _refuse(raw, index, exc, arrival, privacy, prefix)
@@ -120,22 +132,27 @@ def take(raws: Sequence[Raw], arrival: Arrival, read: Reader, privacy: Privacy, 
             intake.verdicts.append(verdict)
             continue
         intake.events.append(event)
+        intake.encoded.append(data)
         intake.verdicts.append(Verdict(index, event.id))
     return intake
 
 
-def decode(data: bytes, decoder: msgspec.json.Decoder[Any], limits: Limits) -> Any:
-    """Decode one raw event by its protocol's type, refusing values that cannot be stored.
+def decode(raw: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[Any], limits: Limits, *, look: bool) -> Any:
+    """Decode one raw event by its protocol's type, refusing values that cannot be stored, but for their depth.
+
+    Args:
+        look: A text may hold a character that cannot be stored.
 
     Raises:
         Invalid: With the path of the field inside the event.
     """
     try:
-        call = decoder.decode(data)
-        if values.needs_a_look(data, limits):
-            values.check(msgspec.json.decode(data), limits)
+        call = decoder.decode(raw)
+        # A field takes 2 bytes or more: short events have few enough.
+        if look or len(raw) > 2 * limits.max_fields:
+            values.check(msgspec.json.decode(raw), limits)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise values.explain(data, exc, limits) from exc
+        raise values.explain(bytes(raw), exc, limits) from exc
     return call
 
 

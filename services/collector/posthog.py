@@ -16,7 +16,7 @@ from services.collector.envelope import Envelope
 from services.collector.intake import Arrival, Raw, Verdict, decode, open_object, split, text
 from services.collector.limits import Limits
 from services.collector.masks import id_text
-from services.collector.privacy import Privacy, leaks
+from services.collector.privacy import Identity, Privacy
 
 _KINDS: Mapping[str, Kind] = {
     "$identify": "identify", "$set": "identify", "$create_alias": "alias", "$groupidentify": "group",
@@ -40,7 +40,8 @@ def open_body(body: bytes, limits: Limits) -> Envelope:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _open_object(body, limits)
     sent = batch.sent_at if batch.sent_at is not None else batch.sentAt
-    return Envelope(list(batch.batch), batch.api_key or batch.token, times.lenient_ms(sent), prefix="batch")
+    return Envelope(list(batch.batch), batch.api_key or batch.token, times.lenient_ms(sent), prefix="batch",
+                    look=values.may_hold_nul(body))
 
 
 def unwrapped(body: bytes) -> bytes:
@@ -69,7 +70,7 @@ def _open_list(body: bytes, limits: Limits) -> Envelope:
             raise Invalid("the body is not a list of captures", code="wrong_type") from None
         raws, first = split(items, limits), items[0] if items else None
     fields = first if isinstance(first, dict) else {}
-    return Envelope(raws, _key(fields), times.lenient_ms(fields.get("sent_at")))
+    return Envelope(raws, _key(fields), times.lenient_ms(fields.get("sent_at")), look=values.may_hold_nul(body))
 
 
 def _open_object(body: bytes, limits: Limits) -> Envelope:
@@ -95,13 +96,13 @@ class Reader:
     def __init__(self, privacy: Privacy, limits: Limits) -> None:
         self._privacy, self._limits = privacy, limits
 
-    def __call__(self, data: bytes, arrival: Arrival) -> Event:
-        """Turn one capture into an event without the user's own ids.
+    def __call__(self, raw: bytes | msgspec.Raw, arrival: Arrival) -> tuple[Event, Sequence[Identity]]:
+        """Turn one capture into an event, and say which ids name its user.
 
         Raises:
             Invalid: A field is missing or wrong.
         """
-        capture: Capture = decode(data, _capture, self._limits)
+        capture: Capture = decode(raw, _capture, self._limits, look=arrival.look)
         name = text(capture.event, "event", self._limits.max_name_chars)
         properties = capture.properties or {}
         properties.pop("token", None)
@@ -116,9 +117,10 @@ class Reader:
         context: dict[str, Any] = {key: value for key, value in
                                    (("session_id", capture.session_id), ("window_id", capture.window_id)) if value}
         project = arrival.project
-        self._privacy.hide_users(project, [properties, traits])
-        self._privacy.hide_fields(project, "properties", properties)
-        self._privacy.hide_fields(project, "traits", traits)
+        n_nested = (self._privacy.hide(project, "properties", properties)
+                    + self._privacy.hide(project, "traits", traits))
+        if n_nested > self._limits.max_depth:
+            values.check({"properties": properties, "traits": traits}, self._limits)
         subject = self._privacy.subject(project, user)
         if others := {name_: self._privacy.subject(project, id_)
                       for name_, id_ in (("anonymous", anonymous), ("previous", alias)) if id_}:
@@ -129,11 +131,7 @@ class Reader:
             time_ms=self._time_ms(capture, arrival), received_ms=arrival.received_ms, source="posthog",
             original_time=None if capture.timestamp is None else str(capture.timestamp),
             properties=properties, traits=traits, context=context)
-        sent = (user if capture.distinct_id not in (None, "") else "", inside, anonymous, alias)
-        identities = [self._privacy.identity(project, id_) for id_ in sent if id_]
-        if leaks(data.lower(), identities):
-            return self._privacy.without_ids(event, {identity.id for identity in identities})
-        return event
+        return event, [self._privacy.identity(project, id_) for id_ in {user, inside, anonymous, alias} if id_]
 
     def _time_ms(self, capture: Capture, arrival: Arrival) -> int:
         time_ms = times.parse_ms(capture.timestamp, "timestamp")

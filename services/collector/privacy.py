@@ -3,6 +3,7 @@
 A user's own ids become the *subject*, wherever in the event they stand; configured fields become keyed hashes.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,15 @@ _IDENTITIES = frozenset({
     "userid", "user_id", "anonymousid", "anonymous_id", "previousid", "previous_id", "distinctid", "distinct_id",
     "$user_id", "$anon_distinct_id", "$device_id", "$distinct_id",
 })
+_NESTED = frozenset({dict, list})
+_LETTERS = re.compile(rb"[^!-@\[-`{-~]+")
+_MIN_CORE = 4
 _SECRETS = frozenset({"writekey", "api_key", "token", "access_token"})
 _MAX_CACHED = 50_000
+_MAX_KNOWN_KEYS, _MAX_KNOWN_KEY_CHARS = 10_000, 64
 _MAX_REFUSED_IDS = 64
+# Numbers that JSON may spell otherwise than the id: 1e+16 and 10000000000000000.
+_NUMBER = re.compile(r"[+-]?(\d{16,}|[\d.]+e[+-]?\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,8 @@ class Identity:
     """A user's id.
 
     Attributes:
-        needle: How it looks in JSON, in small letters, when nothing in it is escaped.
+        needle: How it looks in JSON, in small letters.
+        core: The longest part of ``needle`` without letters; empty when that is short.
         hard: It may look so different elsewhere that a search for ``needle`` proves nothing.
         escapable: In URLs it looks different.
     """
@@ -44,6 +52,7 @@ class Identity:
     id: str
     subject: str
     needle: bytes
+    core: bytes
     hard: bool
     escapable: bool
 
@@ -59,6 +68,7 @@ class Privacy:
     def __init__(self, pseudonymiser: Pseudonymiser, fields: Iterable[str] = DEFAULT_FIELDS) -> None:
         self._pseudonymiser = pseudonymiser
         self._identities: dict[tuple[str, str], Identity] = {}
+        self._harmless_keys: set[str] = set()
         containers: dict[str, dict[tuple[str, ...], set[str]]] = {"properties": {}, "traits": {}, "context": {}}
         self._names = set()
         for path in fields:
@@ -73,6 +83,8 @@ class Privacy:
         containers["traits"].setdefault((), set()).add("id")
         self._containers = {root: [(inner, frozenset(names)) for inner, names in found.items()]
                             for root, found in containers.items()}
+        self._first_keys = {root: frozenset().union(*(inner[:1] or names for inner, names in found))
+                            for root, found in self._containers.items()}
 
     def subject(self, project: str, user_id: str) -> str:
         """Return the subject of a user; empty for an empty id."""
@@ -86,33 +98,49 @@ class Privacy:
                 self._identities.clear()
             inside = len(user_id) >= MIN_INSIDE_TEXT
             needle = (user_id if inside else f'"{user_id}"').encode("utf-8", "surrogatepass").lower()
-            found = Identity(user_id, self._pseudonymiser.subject(project, user_id), needle,
-                             hard=not user_id.isascii() or " " in user_id,
+            plain = user_id.isascii() and user_id.isprintable() and not set(' "\\').intersection(user_id)
+            found = Identity(user_id, self._pseudonymiser.subject(project, user_id), needle, _core(needle),
+                             hard=not plain or _NUMBER.fullmatch(user_id) is not None,
                              escapable=inside and not same_in_url(user_id))
             self._identities[project, user_id] = found
         return found
 
-    def hide_users(self, project: str, value: Any) -> None:
-        """Replace fields that name a user, at any depth, in place; once only, or hashes are hashed again."""
-        # Looking at every key costs 0.1 us a key, less than searching the raw bytes for all the names.
-        todo: list[Any] = [value]
-        while todo:
-            item = todo.pop()
-            if isinstance(item, dict):
-                for key, child in item.items():
-                    if key.lower() in _IDENTITIES:
-                        item[key] = self._hidden_user(project, child)
-                    elif isinstance(child, dict) or isinstance(child, list):  # noqa: SIM101 (half the time)
-                        todo.append(child)
-            elif isinstance(item, list):
-                todo += item
-
-    def hide_fields(self, project: str, root: str, values: dict[str, Any]) -> None:
-        """Replace the configured fields in place.
+    def hide(self, project: str, root: str, values: dict[str, Any]) -> int:
+        """Replace fields that name a user, at any depth, and the configured fields, in place.
 
         Args:
             root: ``properties``, ``traits`` or ``context``: what ``values`` are.
+
+        Returns:
+            How many objects and lists there are, ``values`` included: they cannot be nested deeper.
         """
+        n_seen = 0
+        todo: list[Any] = [values]
+        for item in todo:
+            n_seen += 1
+            children = item
+            if type(item) is dict:
+                # Keys are few and come again and again: one look at all of them in C, not at each in Python.
+                if not self._harmless_keys.issuperset(item):
+                    self._hide_users(project, item)
+                children = item.values()
+            if not _NESTED.isdisjoint(map(type, children)):
+                todo += [child for child in children if type(child) in _NESTED]
+        # Afterwards, or a user's id inside of a configured field would be the hash of a hash.
+        if not self._first_keys[root].isdisjoint(values):
+            self._hide_fields(project, root, values)
+        return n_seen
+
+    def _hide_users(self, project: str, item: dict[str, Any]) -> None:
+        for key, child in item.items():
+            if key.lower() in _IDENTITIES:
+                item[key] = self._hidden_user(project, child)
+            elif len(key) <= _MAX_KNOWN_KEY_CHARS:
+                if len(self._harmless_keys) >= _MAX_KNOWN_KEYS:
+                    self._harmless_keys.clear()
+                self._harmless_keys.add(key)
+
+    def _hide_fields(self, project: str, root: str, values: dict[str, Any]) -> None:
         for inner, names in self._containers[root]:
             holder: Any = values
             for key in inner:
@@ -194,21 +222,24 @@ class Privacy:
         return self._pseudonymiser.field(project, str(value))
 
 
-def leaks(small: bytes, identities: Sequence[Identity]) -> bool:
-    """Tell whether an id may stand in the raw event more often than in the fields that name the user.
+def leaks(data: bytes, identities: Iterable[Identity]) -> bool:
+    """Tell whether an encoded item may still name a user.
 
     Args:
-        small: The event's JSON in small letters.
-        identities: One for each such field; one that stands in two of them comes twice.
+        data: JSON as msgspec writes it, which escapes nothing but control characters, quotes and backslashes.
     """
-    if b"\\" in small:
-        return True  # any letter may be written as \u0061
     for identity in identities:
-        expected = 1 if len(identities) == 1 else sum(other.needle == identity.needle for other in identities)
-        if (identity.hard or small.count(identity.needle) != expected
-                or (identity.escapable and b"%" in small)):
+        if identity.hard or (identity.escapable and b"%" in data):
+            return True
+        # The longest part without letters is searched first: it looks the same in small letters, which take time.
+        if (not identity.core or identity.core in data) and identity.needle in data.lower():
             return True
     return False
+
+
+def _core(needle: bytes) -> bytes:
+    longest = max(_LETTERS.split(needle), key=len)
+    return longest if len(longest) >= _MIN_CORE else b""
 
 
 def _collect(value: Any, ids: set[str]) -> None:

@@ -1,5 +1,6 @@
 """Segment's HTTP tracking API, which RudderStack's SDKs speak as well: requests and calls to events."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Literal, cast
 
@@ -13,7 +14,7 @@ from services.collector.envelope import Envelope
 from services.collector.intake import Arrival, decode, open_object, split, text
 from services.collector.limits import Limits
 from services.collector.masks import id_text
-from services.collector.privacy import Privacy, leaks
+from services.collector.privacy import Identity, Privacy
 
 Type = Literal["track", "identify", "page", "screen", "group", "alias"]
 TYPES: tuple[Type, ...] = ("track", "identify", "page", "screen", "group", "alias")
@@ -33,13 +34,15 @@ def open_batch(body: bytes, limits: Limits) -> Envelope:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         return _open_leniently(body, limits, exc)
     context = _shared_context(batch.context, len(batch.batch), limits)
-    return Envelope(list(batch.batch), batch.writeKey, times.lenient_ms(batch.sentAt), context, "batch")
+    return Envelope(list(batch.batch), batch.writeKey, times.lenient_ms(batch.sentAt), context, "batch",
+                    look=values.may_hold_nul(body))
 
 
 def open_single(body: bytes, limits: Limits) -> Envelope:
     """Open ``/v1/track`` and its like: the body is the call, with the key and the time of sending in it."""
     raw, fields = open_object(body, limits)
-    return Envelope([raw], fields.get("writeKey"), times.lenient_ms(fields.get("sentAt")), alone=True)
+    return Envelope([raw], fields.get("writeKey"), times.lenient_ms(fields.get("sentAt")), alone=True,
+                    look=values.may_hold_nul(body))
 
 
 def _open_leniently(body: bytes, limits: Limits, exc: Exception) -> Envelope:
@@ -83,58 +86,58 @@ class Reader:
                  context: dict[str, Any] | None = None) -> None:
         self._privacy, self._limits, self._kind, self._context = privacy, limits, kind, context
 
-    def __call__(self, data: bytes, arrival: Arrival) -> Event:
-        """Turn one call into an event without the user's own ids.
+    def __call__(self, raw: bytes | msgspec.Raw, arrival: Arrival) -> tuple[Event, Sequence[Identity]]:
+        """Turn one call into an event, and say which ids name its user.
 
         Raises:
             Invalid: A field is missing or wrong.
         """
-        call: Call = decode(data, _call, self._limits)
+        limits, privacy, project = self._limits, self._privacy, arrival.project
+        call: Call = decode(raw, _call, limits, look=arrival.look)
         kind = self._kind or call.type
         if kind not in TYPES:
             raise Invalid(f"the type is none of {', '.join(TYPES)}" if kind else "the field type is missing",
                           code="unknown_type" if kind else "missing_field", path="type")
-        user, anonymous = self._id(call.userId, "userId"), self._id(call.anonymousId, "anonymousId")
-        previous = self._id(call.previousId, "previousId")
+        user = "" if call.userId is None else self._id(call.userId, "userId")
+        anonymous = "" if call.anonymousId is None else self._id(call.anonymousId, "anonymousId")
+        previous = "" if call.previousId is None else self._id(call.previousId, "previousId")
         if not user and not anonymous:
             raise Invalid("the call names no user: neither userId nor anonymousId", code="missing_field", path="userId")
-        project, privacy = arrival.project, self._privacy
-        identities = [privacy.identity(project, id_) for id_ in (user, anonymous, previous) if id_]
+        identities = [privacy.identity(project, user or anonymous)]
         properties, traits = call.properties or {}, call.traits or {}
         # A copy each time: hiding fields in a shared one would hash their hashes at the second call.
         context = {**deepcopy(self._context), **(call.context or {})} if self._context else call.context or {}
         if kind == "group":
-            context["groupId"] = text(self._id(call.groupId, "groupId"), "groupId", self._limits.max_id_chars)
+            group = None if call.groupId is None else self._id(call.groupId, "groupId")
+            context["groupId"] = text(group, "groupId", limits.max_id_chars)
         elif kind == "alias":
-            text(previous, "previousId", self._limits.max_id_chars)
-        privacy.hide_users(project, [properties, traits, context])
-        if properties:
-            privacy.hide_fields(project, "properties", properties)
+            text(previous, "previousId", limits.max_id_chars)
+        n_nested = privacy.hide(project, "properties", properties) if properties else 0
         if traits:
-            privacy.hide_fields(project, "traits", traits)
+            n_nested += privacy.hide(project, "traits", traits)
         if context:
-            privacy.hide_fields(project, "context", context)
-        subject = identities[0].subject
-        if len(identities) > 1:
-            context["subjects"] = {"user": subject} | {
-                name: privacy.subject(project, id_)
-                for name, id_ in (("anonymous", anonymous if user else ""), ("previous", previous)) if id_}
-        original = call.timestamp if call.originalTimestamp is None else call.originalTimestamp
-        time_ms = times.parse_ms(original, "timestamp" if call.originalTimestamp is None else "originalTimestamp")
-        sent_ms = times.lenient_ms(call.sentAt) if call.sentAt is not None else arrival.sent_ms
-        event = Event(
-            id=text(call.messageId, "messageId", self._limits.max_id_chars) if call.messageId else arrival.new_id(),
-            project=project, kind=cast(Kind, kind), name=self._name(call, kind), subject=subject,
+            n_nested += privacy.hide(project, "context", context)
+        if n_nested > limits.max_depth:
+            values.check({"properties": properties, "traits": traits, "context": context}, limits)
+        if (user and anonymous) or previous:
+            others = {name: privacy.identity(project, id_)
+                      for name, id_ in (("anonymous", anonymous if user else ""), ("previous", previous)) if id_}
+            identities += others.values()
+            context["subjects"] = {"user": identities[0].subject} | {
+                name: identity.subject for name, identity in others.items()}
+        original, path = call.originalTimestamp, "originalTimestamp"
+        if original is None:
+            original, path = call.timestamp, "timestamp"
+        time_ms = times.parse_ms(original, path)
+        sent_ms = arrival.sent_ms if call.sentAt is None else times.lenient_ms(call.sentAt)
+        return Event(
+            id=text(call.messageId, "messageId", limits.max_id_chars) if call.messageId else arrival.new_id(),
+            project=project, kind=cast(Kind, kind), name=self._name(call, kind), subject=identities[0].subject,
             time_ms=times.corrected_ms(time_ms, sent_ms, arrival.received_ms), received_ms=arrival.received_ms,
             source=_source(call), original_time=None if original is None else str(original),
-            properties=properties, traits=traits, context=context)
-        if self._context or leaks(data.lower(), identities):
-            return privacy.without_ids(event, {identity.id for identity in identities})
-        return event
+            properties=properties, traits=traits, context=context), identities
 
-    def _id(self, value: str | float | None, path: str) -> str:
-        if value is None:
-            return ""
+    def _id(self, value: str | float, path: str) -> str:
         id_ = value if isinstance(value, str) else id_text(value)
         if len(id_) > self._limits.max_id_chars:
             raise Invalid(f"{path} has {len(id_)} characters; at most {self._limits.max_id_chars} are taken",
@@ -152,6 +155,6 @@ class Reader:
 def _source(call: Call) -> str:
     if call.channel is not None:
         return "rudder"
-    library = (call.context or {}).get("library")
+    library = call.context.get("library") if call.context else None
     name = library.get("name") if isinstance(library, dict) else None
     return "rudder" if isinstance(name, str) and "rudder" in name.lower() else "segment"

@@ -5,7 +5,7 @@ and says within a second when Kafka is away.
 """
 
 from shared.kafka.admin import create_topics, wait_for_kafka
-from shared.kafka.grouping import partition_of
+from shared.kafka.grouping import Part, partition_of
 from shared.kafka.producer import FrameProducer, Record
 
-__all__ = ["FrameProducer", "Record", "create_topics", "partition_of", "wait_for_kafka"]
+__all__ = ["FrameProducer", "Part", "Record", "create_topics", "partition_of", "wait_for_kafka"]

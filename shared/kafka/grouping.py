@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from schemas.errors import Transient
 
@@ -17,12 +16,8 @@ def partition_of(key: str, n_partitions: int) -> int:
     return zlib.crc32(key.encode("utf-8", "surrogatepass")) % n_partitions
 
 
-class Part(NamedTuple):
-    """One encoded item on its way: where it goes, by which key, and its bytes."""
-
-    topic: str
-    key: str
-    data: bytes
+Part = tuple[str, str, bytes]
+"""One encoded item on its way: topic, key and bytes. A plain tuple, since there is one for every event."""
 
 
 class Ticket:
@@ -90,22 +85,19 @@ def group(tickets: Iterable[Ticket], n_partitions: Callable[[str], int], *, max_
         Frames in the order in which they must be sent. Every ticket's ``n_pieces`` is set.
     """
     frames: list[Frame] = []
-    current: dict[tuple[str, int], Frame] = {}
-    counts: dict[str, int] = {}
+    by_topic: dict[str, list[Frame | None]] = {}
     for ticket in tickets:
-        for part in ticket.parts:
-            topic = part.topic
-            if topic not in counts:
-                counts[topic] = n_partitions(topic)
-            partition = partition_of(part.key, counts[topic])
-            frame = current.get((topic, partition))
-            size = len(part.data)
-            if frame is None or one_per_record or frame.n_bytes + size > max_frame_bytes:
-                frame = Frame(topic, partition, part.key if one_per_record else None)
-                current[topic, partition] = frame
+        for topic, key, data in ticket.parts:
+            current = by_topic.get(topic)
+            if current is None:
+                current = by_topic[topic] = [None] * n_partitions(topic)
+            partition = partition_of(key, len(current))
+            frame = current[partition]
+            if frame is None or one_per_record or frame.n_bytes + len(data) > max_frame_bytes:
+                frame = current[partition] = Frame(topic, partition, key if one_per_record else None)
                 frames.append(frame)
-            frame.parts.append(part.data)
-            frame.n_bytes += size
+            frame.parts.append(data)
+            frame.n_bytes += len(data)
             if not frame.tickets or frame.tickets[-1] is not ticket:
                 frame.tickets.append(ticket)
                 ticket.n_pieces += 1

@@ -82,7 +82,14 @@ class FrameProducer:
         return self.send_many([(topic, key, item)])
 
     def send_many(self, records: Sequence[Record]) -> Future[None]:
+        """Encode items and send them; as ``send_encoded``."""
+        return self.send_encoded([(topic, key, frames.encode_one(item)) for topic, key, item in records])
+
+    def send_encoded(self, parts: Sequence[Part]) -> Future[None]:
         """Send items that are acknowledged together. Never blocks.
+
+        Args:
+            parts: Each as ``frames.encode_one`` writes it.
 
         Returns:
             A future that resolves when every item is on all in-sync replicas, or fails with Transient; then some of
@@ -91,14 +98,9 @@ class FrameProducer:
         Raises:
             Transient: Refused, nothing was taken: too many bytes in flight, closing, or Kafka is away (``fail_fast``).
         """
-        parts = []
-        n_bytes = 0
-        for topic, key, item in records:
-            if topic not in self._topics:
-                raise ValueError(f"the topic {topic!r} was not named when the producer was made")
-            data = frames.encode_one(item)
-            n_bytes += len(data)
-            parts.append(Part(topic, key, data))
+        if unknown := {topic for topic, _, _ in parts} - self._topics:
+            raise ValueError(f"the topics {unknown} were not named when the producer was made")
+        n_bytes = sum([len(data) for _, _, data in parts])
         ticket = Ticket(parts, n_bytes, time.monotonic() + self._ack_timeout_s)
         if not parts:
             ticket.resolve(None)

@@ -3,36 +3,51 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+import msgspec
+
+from schemas.dead import DeadLetter
 from schemas.errors import Transient
-from shared.kafka import Record
+from schemas.events import Event
+from schemas.frames import encode_one
+from shared.kafka import Part, Record
 
 
 class FakeProducer:
     """Acknowledges at once, unless told otherwise.
 
     Attributes:
-        records: What was sent and acknowledged.
+        parts: What was sent and acknowledged.
         away: Why nothing can be sent; empty when it can.
         silent: Take records, but never acknowledge them in time.
     """
 
     def __init__(self, topics: Sequence[str]) -> None:
-        self.records: list[Record] = []
+        self.parts: list[Part] = []
         self.away = ""
         self.silent = False
         self._topics = frozenset(topics)
 
+    @property
+    def records(self) -> list[Record]:
+        """What was sent and acknowledged, decoded."""
+        return [(topic, key, msgspec.json.decode(data, type=DeadLetter if topic.endswith("dead") else Event))
+                for topic, key, data in self.parts]
+
     def send_many(self, records: Sequence[Record]) -> Future[None]:
-        """Remember the records."""
-        if unknown := {topic for topic, _, _ in records} - self._topics:
+        """Remember items."""
+        return self.send_encoded([(topic, key, encode_one(item)) for topic, key, item in records])
+
+    def send_encoded(self, parts: Sequence[Part]) -> Future[None]:
+        """Remember encoded items."""
+        if unknown := {topic for topic, _, _ in parts} - self._topics:
             raise ValueError(f"the topics {unknown} were not named when the producer was made")
-        if self.away and records:
+        if self.away and parts:
             raise Transient(f"Kafka is away: {self.away}")
         future: Future[None] = Future()
         if self.silent:
             future.set_exception(Transient("Kafka is away: no acknowledgement"))
         else:
-            self.records += records
+            self.parts += parts
             future.set_result(None)
         return future
 

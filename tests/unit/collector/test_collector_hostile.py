@@ -39,7 +39,7 @@ def readable(collector):
 @_fixture
 @given(path=st.sampled_from([*PATHS, "/events"]), value=values)
 async def test_any_json_is_answered_with_200_or_a_clear_4xx(collector, path, value):
-    collector.producer.records.clear()
+    collector.producer.parts.clear()
     answer = await collector.post(path, json.dumps(value).encode(), content_type=CONTENT.get(path, "application/json"))
     assert answer.status_code == 200 or 400 <= answer.status_code < 500, answer.text
     assert isinstance(answer.json(), dict)
@@ -49,7 +49,7 @@ async def test_any_json_is_answered_with_200_or_a_clear_4xx(collector, path, val
 @_fixture
 @given(path=st.sampled_from(["/v1/batch", "/batch/", "/i/v1/analytics/events"]), bad=st.lists(values, max_size=3))
 async def test_any_event_beside_a_good_one_leaves_the_good_one_alone(collector, path, bad):
-    collector.producer.records.clear()
+    collector.producer.parts.clear()
     answer = await collector.post(path, json.dumps({"batch": [*bad, GOOD, *bad]}).encode())
     assert answer.status_code == 200, answer.text
     assert "good" in [event.id for event in collector.events]

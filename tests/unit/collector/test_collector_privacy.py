@@ -23,9 +23,10 @@ ids = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_cate
               max_size=24).filter(lambda text: text.strip() == text and "s_" not in text)
 
 # What stands in every stored event or dead letter, and so would also be found as an id.
-OUR_WORDS = " ".join((*Event.__struct_fields__, *DeadLetter.__struct_fields__, *Call.__struct_fields__, *segment.TYPES,
-                      *Capture.__struct_fields__, "posthog", "collector", "subjects", "$user_id", "$device_id",
-                      "$create_alias", "missing_field", "unknown_type", "the field is missing or empty")).lower()
+OUR_WORDS = " ".join((
+    *Event.__struct_fields__, *DeadLetter.__struct_fields__, *Call.__struct_fields__, *segment.TYPES,
+    *Capture.__struct_fields__, "posthog", "segment", "rudder", "cloudevents", "collector", "subjects", "$user_id",
+    "$device_id", "$create_alias", "missing_field", "unknown_type", "the field is missing or empty")).lower()
 
 
 def arrival():
