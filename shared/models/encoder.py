@@ -4,7 +4,7 @@ import copy
 import hashlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,15 @@ from schemas.errors import Permanent
 from schemas.manifest import BaseRef
 from shared.models import weights
 from shared.models.lora import merged
+from shared.models.packed import PackedBert
 
 # Names the recipe in every digest: change it whenever equal weights would give other vectors.
 _RECIPE = "mean-l2-1"
-# Rows in one forward pass. On a CPU the activations of a few rows stay in the cache, and rows of like length need
-# little padding: 256 short messages on one core took 5.9 ms each in sixes, 15 ms in thirty-twos, 11 ms one by one.
+# Rows in one padded forward pass. On a CPU the activations of a few rows stay in the cache, and rows of like length
+# need little padding: 256 short messages on one core took 5.9 ms each in sixes, 15 ms in thirty-twos, 11 ms one by one.
 _CPU_BATCH, _GPU_BATCH = 6, 256
+# Tokens in one packed forward pass: 3.0 ms a message of 15 tokens from 100 tokens to 500, 4.7 ms alone.
+_PACKED_TOKENS = 512
 
 
 def choose_device(wanted: str = "auto") -> str:
@@ -57,6 +60,8 @@ class Encoder:
     def __init__(self, model: Any, tokenizer: Any, found: weights.Weights, digest: str, device: str) -> None:
         self._model, self._tokenizer, self._found = model, tokenizer, found
         self._lock = threading.Lock()  # the fast tokenizer refuses concurrent use ("Already borrowed")
+        self._packed: PackedBert | None = None
+        self._packs = PackedBert.fits(model)
         self.base = BaseRef(found.id, found.sha256)
         self.digest, self.device = digest, device
         self.tokenizer_digest = found.tokenizer_sha256
@@ -118,12 +123,35 @@ class Encoder:
         out = np.empty((len(texts), self.dim), np.float32)
         rows = self.tokenize(texts, max_tokens=max_tokens)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        size = _CPU_BATCH if self.device == "cpu" else _GPU_BATCH
-        for start in range(0, len(order), size):
-            part = order[start:start + size]
-            with torch.inference_mode():
-                out[part] = pooled(self._model, *self.pad([rows[i] for i in part])).cpu().numpy()
+        with torch.inference_mode():
+            packed = self._pack()
+            for part in self._parts(order, rows):
+                found = [rows[i] for i in part]
+                vectors = packed.embed(found) if packed else pooled(self._model, *self.pad(found)).cpu()
+                out[part] = vectors.numpy()
         return out
+
+    def _pack(self) -> PackedBert | None:
+        """The fast form of this encoder, where there is one; made on first use, since many encoders are never run."""
+        if self._packs and self._packed is None:
+            with self._lock:
+                self._packed = self._packed or PackedBert(self._model)
+        return self._packed
+
+    def _parts(self, order: Sequence[int], rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """The rows' numbers, shortest first, in the pieces of one forward pass each."""
+        size = _CPU_BATCH if self.device == "cpu" else _GPU_BATCH
+        part: list[int] = []
+        n_tokens = 0
+        for i in order:
+            full = n_tokens + len(rows[i]) > _PACKED_TOKENS if self._packs else len(part) == size
+            if part and full:
+                yield part
+                part, n_tokens = [], 0
+            part.append(i)
+            n_tokens += len(rows[i])
+        if part:
+            yield part
 
     def tokenize(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
         """Return each text's token ids, special tokens included, at most ``max_tokens`` each."""
