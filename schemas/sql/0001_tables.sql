@@ -1,4 +1,9 @@
 -- Owner: the processor, except training_runs and trainer_state, which the trainer owns.
+--
+-- Rows come by COPY straight into these tables, and each index costs as much again as its row: a table has the indexes
+-- that a statement needs and no other. What arrives is made unique by events, predictions and labels; the rest is
+-- written in their transactions. Keys compare as bytes (COLLATE "C"), which is twice as fast as by a locale. JSON stays
+-- as it came (json, not jsonb): it is read back rarely, and whole.
 
 -- The fence: which offset of each partition comes next. Updated in the transaction that writes the effects.
 CREATE TABLE offsets (
@@ -10,26 +15,26 @@ CREATE TABLE offsets (
 );
 
 CREATE TABLE events (
-    project     text        NOT NULL,
-    id          text        NOT NULL,
+    project     text        NOT NULL COLLATE "C",
+    id          text        NOT NULL COLLATE "C",
     kind        text        NOT NULL,
     name        text        NOT NULL,
     subject     text        NOT NULL,
     event_time  timestamptz NOT NULL,
     received_at timestamptz NOT NULL,
-    body        jsonb       NOT NULL,
-    PRIMARY KEY (project, id)
+    body        json        NOT NULL,
+    PRIMARY KEY (id, project)
 );
 
 CREATE TABLE predictions (
-    id         text        PRIMARY KEY,
+    id         text        COLLATE "C" PRIMARY KEY,
     loop       text        NOT NULL,
     version    text        NOT NULL,
     subject    text        NOT NULL,
     event_time timestamptz NOT NULL,
     label      text,
-    scores     jsonb       NOT NULL,
-    input      jsonb       NOT NULL,
+    scores     json        NOT NULL,
+    input      json        NOT NULL,
     embedding  bytea       NOT NULL,
     encoder    text        NOT NULL,
     arm        text        NOT NULL,
@@ -44,21 +49,20 @@ CREATE TABLE feedback (
     kind          text        NOT NULL,
     project       text        NOT NULL,
     event_id      text        NOT NULL,
-    prediction_id text        NOT NULL,
+    prediction_id text        NOT NULL COLLATE "C",
     label         text        NOT NULL,
     subject       text        NOT NULL,
     event_time    timestamptz NOT NULL,
     received_at   timestamptz NOT NULL,
-    late          boolean     NOT NULL DEFAULT false,  -- its kind's window had passed when it happened or arrived
-    PRIMARY KEY (loop, kind, project, event_id)
+    late          boolean     NOT NULL DEFAULT false   -- its kind's window had passed when it happened or arrived
 );
 -- With the time, the deciding (newest) feedback of a prediction is one index step however many there are.
 CREATE INDEX feedback_by_prediction ON feedback (prediction_id, event_time);
 
--- One row per prediction id seen in a prediction or a feedback: its row lock orders workers that join the same
--- prediction, and its deadline says when the prediction matures without feedback.
+-- One row per prediction id seen in a prediction or a feedback; its deadline says when the prediction matures without
+-- feedback.
 CREATE TABLE joins (
-    prediction_id text        PRIMARY KEY,
+    prediction_id text        COLLATE "C" PRIMARY KEY,
     loop          text        NOT NULL,    -- while waiting: of the first feedback
     predicted_at  timestamptz,             -- NULL until the prediction itself is here
     deadline      timestamptz,             -- likewise
@@ -66,48 +70,50 @@ CREATE TABLE joins (
 );
 CREATE INDEX joins_to_mature ON joins (deadline) WHERE state = 'open';
 
+-- A loop's row is locked by whoever joins its predictions or numbers its examples, until the commit.
 CREATE TABLE loop_counters (
-    loop     text   PRIMARY KEY,
+    loop     text   COLLATE "C" PRIMARY KEY,
     next_seq bigint NOT NULL
 );
 
--- seq is gapless and in commit order within a loop: the loop's row in loop_counters stays locked until commit.
--- A new revision of an example is a new row with a new seq; the greatest revision is the one that counts.
-CREATE TABLE examples (
-    loop          text        NOT NULL,
+-- What an example has beside its prediction. seq is gapless and in commit order within a loop. A new revision of an
+-- example is a new row with a new seq; the greatest revision is the one that counts.
+CREATE TABLE labels (
+    loop          text        NOT NULL COLLATE "C",
     seq           bigint      NOT NULL,
-    prediction_id text        NOT NULL,
+    prediction_id text        NOT NULL COLLATE "C",
     revision      int         NOT NULL,
-    subject       text        NOT NULL,
     label         text        NOT NULL,
     source        text        NOT NULL,    -- the feedback kind, or 'default'
-    event_time    timestamptz NOT NULL,    -- of the prediction
     labelled_at   timestamptz NOT NULL,    -- event time of the deciding feedback, or the deadline
     learnable_at  timestamptz NOT NULL DEFAULT now(),
-    version       text        NOT NULL,    -- the version that predicted
-    predicted     text,
-    input         jsonb       NOT NULL,
-    embedding     bytea       NOT NULL,
-    encoder       text        NOT NULL,
     late          boolean     NOT NULL DEFAULT false,
     PRIMARY KEY (loop, seq),
     UNIQUE (prediction_id, revision)
 );
-ALTER TABLE examples ALTER COLUMN embedding SET STORAGE EXTERNAL;
+
+-- Examples as they are learned from: every revision with its prediction.
+CREATE VIEW examples AS
+SELECT l.loop, l.seq, l.prediction_id, l.revision, p.subject, l.label, l.source, p.event_time, l.labelled_at,
+       l.learnable_at, p.version, p.label AS predicted, p.input, p.embedding, p.encoder, l.late
+FROM labels l LEFT JOIN predictions p ON p.id = l.prediction_id;
 
 -- One row per event and feature, append-only: counts, rates, recency and last values of any window are exact as of
 -- any time, whatever the order of arrival.
 CREATE TABLE observations (
-    loop       text             NOT NULL,
-    entity     text             NOT NULL,  -- user | item | label
-    key        text             NOT NULL,
-    feature    text             NOT NULL,
+    loop       text             NOT NULL COLLATE "C",
+    entity     text             NOT NULL COLLATE "C",  -- user | item | label
+    key        text             NOT NULL COLLATE "C",
+    feature    text             NOT NULL COLLATE "C",
     event_time timestamptz      NOT NULL,
-    source_id  text             NOT NULL,  -- project/event id, or prediction id and revision
+    source_id  text             NOT NULL COLLATE "C",  -- project/event id
     number     double precision,
-    text       text,
-    PRIMARY KEY (loop, entity, key, feature, event_time, source_id)
+    text       text
 );
+-- One series is the rows of one loop, feature and key. By its hash, since the texts would make the index three times as
+-- large; who reads a series compares the texts as well.
+CREATE INDEX observations_by_series
+    ON observations (hashtextextended(key, hashtextextended(feature, hashtextextended(loop, 0))), event_time);
 
 CREATE TABLE dead_letters (
     id         text        PRIMARY KEY,

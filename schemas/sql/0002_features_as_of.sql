@@ -11,9 +11,11 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     WITH newest AS (
         SELECT o.event_time, o.number, o.text
         FROM observations o
-        WHERE o.loop = of_loop AND o.entity = of_entity AND o.key = of_key AND o.feature = of_feature
+        WHERE hashtextextended(o.key, hashtextextended(o.feature, hashtextextended(o.loop, 0)))
+              = hashtextextended(of_key, hashtextextended(of_feature, hashtextextended(of_loop, 0)))
+          AND o.loop = of_loop AND o.entity = of_entity AND o.key = of_key AND o.feature = of_feature
           AND o.event_time < as_of
-        ORDER BY o.event_time DESC, o.source_id COLLATE "C" DESC
+        ORDER BY o.event_time DESC, o.source_id DESC
         LIMIT 1
     ), spans AS (
         SELECT w.window_s, s.n, s.mean
@@ -21,7 +23,9 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
         CROSS JOIN LATERAL (
             SELECT count(*) AS n, avg(o.number) AS mean
             FROM observations o
-            WHERE o.loop = of_loop AND o.entity = of_entity AND o.key = of_key AND o.feature = of_feature
+            WHERE hashtextextended(o.key, hashtextextended(o.feature, hashtextextended(o.loop, 0)))
+                  = hashtextextended(of_key, hashtextextended(of_feature, hashtextextended(of_loop, 0)))
+              AND o.loop = of_loop AND o.entity = of_entity AND o.key = of_key AND o.feature = of_feature
               AND o.event_time >= as_of - w.window_s * interval '1 second' AND o.event_time < as_of
         ) s
     )
@@ -33,16 +37,4 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT 'recency', NULL, extract(epoch FROM as_of - event_time)::double precision, NULL FROM newest
     UNION ALL
     SELECT 'last', NULL, newest.number, newest.text FROM newest
-$$;
-
--- Every feature that was ever observed for one user, item or label, exactly as of a moment.
-CREATE FUNCTION features_as_of(
-    of_loop text, of_entity text, of_key text, as_of timestamptz,
-    windows_s double precision[] DEFAULT '{3600,86400,604800}'
-) RETURNS TABLE (feature text, aggregate text, window_s double precision, number double precision, text text)
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT f.feature, a.aggregate, a.window_s, a.number, a.text
-    FROM (SELECT DISTINCT o.feature FROM observations o
-          WHERE o.loop = of_loop AND o.entity = of_entity AND o.key = of_key AND o.event_time < as_of) f
-    CROSS JOIN LATERAL feature_as_of(of_loop, of_entity, of_key, f.feature, windows_s, as_of) a
 $$;

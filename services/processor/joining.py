@@ -1,11 +1,12 @@
 """Joins predictions with feedback inside the sink's transaction, safely beside other workers.
 
-The row of a prediction in ``joins`` is its lock. Whoever brings a prediction or a feedback makes the row or locks it,
-and reads what others have brought only after that: of two workers that bring the two halves at the same moment, the
-second one sees both (READ COMMITTED: each statement sees what was committed before it began).
+Whoever brings a prediction or a feedback has locked its loop (``examples.lock_loops``), and reads what others have
+brought only after that: of two workers that bring the two halves at the same moment, the second one sees both (READ
+COMMITTED: each statement sees what was committed before it began). The row of a prediction in ``joins`` is locked as
+well, since feedback of one loop may name a prediction of another.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.loops import Loop
@@ -56,27 +57,31 @@ class Joiner:
         """Store the feedback and return what becomes of the examples.
 
         Args:
-            predictions: Those that this transaction stored.
-            facts: The feedback of those events that this transaction stored.
+            predictions: Those that this transaction stored; their loops are locked.
+            facts: The feedback of those events that this transaction stored; their loops are locked.
+
+        Raises:
+            psycopg.errors.UniqueViolation: Another worker brought one of the predictions for another loop.
         """
-        if not predictions and not facts:
-            return Joined()
         arrived = {p.id: p for p in predictions}
         said: dict[str, list[Fact]] = {}
         for fact in facts:
             said.setdefault(fact.prediction_id, []).append(fact)
-        found, made = _lock_or_make(connection, self._rows(arrived, said), [key for key in said if key not in arrived])
+        found = _lock(connection, sorted(arrived.keys() | said.keys()))
+        copy(connection, JOINS, (row for key, row in sorted(self._rows(arrived, said).items()) if key not in found))
         came = [arrived[key] for key, row in found.items() if row.predicted_ms is None and key in arrived]
         predicted = {key: (row.loop, row.predicted_ms) for key, row in found.items() if row.predicted_ms is not None}
         predicted |= {p.id: (p.loop, p.time_ms) for p in came}
-        predicted |= {key: (arrived[key].loop, arrived[key].time_ms) for key in said if key in made and key in arrived}
+        predicted |= {key: (arrived[key].loop, arrived[key].time_ms)
+                      for key in said if key in arrived and key not in found}
         # An open prediction has neither feedback nor example, so there is nothing to read.
-        older = [key for key, row in found.items() if row.state != _OPEN and key in predicted]
+        older = [key for key, row in found.items() if row.state != _OPEN and key in predicted
+                 and (key in arrived or any(fact.loop == predicted[key][0] for fact in said[key]))]
         deciding = _read_feedback(connection, older, predicted)
-        current = _read_examples(connection, older)
-        rows = [feedback_row(fact, late=self._is_late(fact, predicted)) for fact in facts]
-        if copy(connection, FEEDBACK, rows):
-            connection.execute(sql.INSERT_FEEDBACK)
+        current = _read_labels(connection, older)
+        # In the order of their index.
+        rows = [feedback_row(fact, late=self._is_late(fact, predicted)) for key in sorted(said) for fact in said[key]]
+        copy(connection, FEEDBACK, rows)
         n_late = sum(row[-1] for row in rows) + self._arrive(connection, came)
         self._wait_on(connection, {key: said[key] for key in found if key in said and key not in predicted})
         decisions = self._decide(predicted, said, deciding, current)
@@ -144,29 +149,10 @@ class Joiner:
         return join.deadline_ms(prediction.time_ms, self._loops.get(prediction.loop))
 
 
-def _lock_or_make(connection: Connection, rows: Mapping[str, Row], likely: Collection[str]
-                  ) -> tuple[dict[str, _Row], Collection[str]]:
-    """Lock the rows that exist and make those that do not; returns the former as they are, and the ids of the latter.
-
-    Args:
-        likely: The rows that probably exist: those of feedback. A prediction's probably does not.
-    """
-    found = _lock(connection, likely)
-    missing = sorted(rows.keys() - found.keys()) if found else sorted(rows)
-    if not missing:
-        return found, ()
-    copy(connection, JOINS, (rows[key] for key in missing))
-    cursor = connection.execute(sql.INSERT_JOINS)
-    if cursor.rowcount == len(missing):
-        return found, frozenset(missing)
-    made = {row[0] for row in cursor.fetchall()}
-    return found | _lock(connection, [key for key in missing if key not in made]), made
-
-
-def _lock(connection: Connection, keys: Collection[str]) -> dict[str, _Row]:
+def _lock(connection: Connection, keys: Sequence[str]) -> dict[str, _Row]:
     if not keys:
         return {}
-    cursor = connection.execute(sql.LOCK_JOINS, [text_array(list(keys))])
+    cursor = connection.execute(sql.LOCK_JOINS, [text_array(keys)])
     return {key: _Row(loop, state, predicted_ms) for key, loop, state, predicted_ms in cursor.fetchall()}
 
 
@@ -180,9 +166,9 @@ def _read_feedback(connection: Connection, keys: Sequence[str], predicted: Mappi
             for key, kind, project, event_id, label, subject, happened_ms, received_ms in cursor.fetchall()}
 
 
-def _read_examples(connection: Connection, keys: Sequence[str]) -> dict[str, Current]:
+def _read_labels(connection: Connection, keys: Sequence[str]) -> dict[str, Current]:
     """Return the newest revision of each prediction's example that has one."""
     if not keys:
         return {}
-    cursor = connection.execute(sql.READ_EXAMPLES, [text_array(keys)])
+    cursor = connection.execute(sql.READ_LABELS, [text_array(keys)])
     return {key: Current(*current) for key, *current in cursor.fetchall()}

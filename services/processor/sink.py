@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 import psycopg
 
+from schemas.errors import Permanent, Transient
 from schemas.loops import Loop
 from services.processor import join
 from services.processor import statements as sql
 from services.processor.attribution import Fact
-from services.processor.examples import write_examples
+from services.processor.examples import lock_loops, write_examples
 from services.processor.fence import admit
-from services.processor.joining import Joiner
+from services.processor.joining import Joined, Joiner
 from services.processor.orphans import Orphan
 from services.processor.orphans import dead_letter as orphaned
 from services.processor.preparing import Batch, Effects, Preparer
-from services.processor.records import Partition, Record
+from services.processor.records import Answer, Partition, Record
 from services.processor.rows import (
     DEAD,
     EVENTS,
@@ -33,7 +34,13 @@ from shared.missing import Missing, missing_predictions
 from shared.postgres import Connection, connect, wrapped
 
 CONSUMER = "ratchet-processor"
+# So many batches after one that held something known, each is asked about before it is written.
+_CAREFUL = 50
 Holes = Mapping[tuple[Partition, int], int]
+
+
+class Known(Transient):
+    """Something of a batch is stored already, or was by another worker meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +79,16 @@ class Sink:
 
     After any error the connection is closed and the transaction is gone with it; the same call may be made again, and
     a commit whose answer was lost is found done by the fence.
+
+    What a batch holds is nearly always new: the fence drops what was done, and only a client's retry brings an event
+    again under another offset. So rows are copied straight into their tables, without asking; a unique index that
+    refuses one costs the transaction, which is made again and asks first, as do some batches after it.
     """
 
     def __init__(self, url: str, loops: Mapping[str, Loop], preparer: Preparer) -> None:
         self._url, self._loops, self._preparer, self._joiner = url, loops, preparer, Joiner(loops)
         self._connection: Connection | None = None
+        self._careful = 0
 
     def store(self, records: Sequence[Record], batch: Batch, *, holes: Holes | None = None) -> Stored:
         """Store what is new in a batch, and move the fence. Blocks until it is committed.
@@ -91,14 +103,13 @@ class Sink:
             Transient: Postgres is away or busy.
             Permanent: A statement or the schema is wrong.
         """
-        started = time.perf_counter()
-        with self._transaction("store a batch") as connection:
-            fences = _lock_fences(connection, sorted({record.partition for record in records}))
-            admitted = admit(records, fences, holes or {})
-            done = self._write(connection, self._preparer.prepare(admitted.records) if admitted.n_dropped else batch)
-            _move_fences(connection, admitted.next_offsets)
-        return Stored(next_offsets=admitted.next_offsets, n_records=len(admitted.records), n_dropped=admitted.n_dropped,
-                      seconds=time.perf_counter() - started, **done)
+        try:
+            return self._store(records, batch, holes or {}, careful=self._careful > 0)
+        except Known:
+            if self._careful:
+                raise
+        self._careful = _CAREFUL
+        return self._store(records, batch, holes or {}, careful=True)
 
     def rehearse(self, batch: Batch) -> None:
         """Try whether a batch can be stored, and take it back.
@@ -107,7 +118,7 @@ class Sink:
             Invalid: It cannot.
         """
         with self._transaction("rehearse an item") as connection:
-            self._write(connection, batch)
+            self._write(connection, batch, careful=True)
             raise psycopg.Rollback
 
     def mature(self, now_ms: int, *, limit: int) -> tuple[int, int]:
@@ -120,13 +131,15 @@ class Sink:
             are left.
         """
         with self._transaction("mature predictions") as connection:
-            due = connection.execute(sql.LOCK_MATURE, [now_ms, limit]).fetchall()
-            if not due:
+            loops = [row[0] for row in connection.execute(sql.DUE_LOOPS, [now_ms, limit]).fetchall()]
+            if not loops:
                 return 0, 0
+            next_seqs = lock_loops(connection, loops)
+            due = connection.execute(sql.LOCK_MATURE, [now_ms, loops, limit]).fetchall()
             connection.execute(sql.SET_MATURED, [text_array([prediction for prediction, _, _ in due])])
             decisions = [decision for prediction, loop, deadline_ms in due
                          if (decision := join.mature(prediction, loop, deadline_ms, self._loops.get(loop)))]
-            write_examples(connection, decisions)
+            write_examples(connection, decisions, next_seqs)
         return len(due), len(decisions)
 
     def orphan(self, now_ms: int, *, limit: int) -> tuple[int, int]:
@@ -176,6 +189,18 @@ class Sink:
             self._connection.close()
             self._connection = None
 
+    def _store(self, records: Sequence[Record], batch: Batch, holes: Holes, *, careful: bool) -> Stored:
+        started = time.perf_counter()
+        with self._transaction("store a batch") as connection:
+            fences = _lock_fences(connection, sorted({record.partition for record in records}))
+            admitted = admit(records, fences, holes)
+            batch = self._preparer.prepare(admitted.records) if admitted.n_dropped else batch
+            done = self._write(connection, batch, careful=careful)
+            _move_fences(connection, admitted.next_offsets)
+        self._careful = max(self._careful - 1, 0)
+        return Stored(next_offsets=admitted.next_offsets, n_records=len(admitted.records), n_dropped=admitted.n_dropped,
+                      seconds=time.perf_counter() - started, **done)
+
     @contextmanager
     def _transaction(self, doing: str) -> Iterator[Connection]:
         try:
@@ -185,14 +210,25 @@ class Sink:
                     self._connection.execute((sql.SESSION + sql.STAGE).encode())
             with wrapped(doing), self._connection.transaction():
                 yield self._connection
+        except Permanent as exc:
+            self.close()
+            if isinstance(exc.__cause__, psycopg.errors.UniqueViolation):
+                raise Known(str(exc)) from exc
+            raise
         except BaseException:
             self.close()
             raise
 
-    def _write(self, connection: Connection, batch: Batch) -> dict[str, int]:
-        """Write everything but the fence. The examples come last: their counters lock other workers out."""
-        events = _insert_events(connection, batch.events)
-        new_ids = _insert_predictions(connection, batch)
+    def _write(self, connection: Connection, batch: Batch, *, careful: bool) -> dict[str, int]:
+        """Write everything but the fence; the join comes last, since it locks other workers out.
+
+        Args:
+            careful: Ask first which events and predictions are stored already.
+        """
+        events = _unknown_events(connection, batch.events) if careful else batch.events
+        answers = _unknown_predictions(connection, batch.predictions) if careful else batch.predictions
+        copy(connection, EVENTS, (effects.row for effects in events))
+        copy(connection, PREDICTIONS, map(prediction_row, answers))
         facts: list[Fact] = []
         observations: list[Row] = []
         dead = {letter.id: letter for letter in batch.dead}
@@ -200,14 +236,16 @@ class Sink:
             facts += effects.facts
             observations += effects.observations
             dead.update((letter.id, letter) for letter in effects.dead)
-        if copy(connection, OBSERVATIONS, observations):
-            connection.execute(sql.INSERT_OBSERVATIONS)
+        copy(connection, OBSERVATIONS, observations)
         n_dead = 0
         if copy(connection, DEAD, map(dead_row, dead.values())):
             n_dead = connection.execute(sql.INSERT_DEAD).rowcount
-        predictions = [a.prediction for a in batch.predictions if a.prediction.id in new_ids]
-        joined = self._joiner.join(connection, predictions, facts)
-        write_examples(connection, joined.decisions)
+        predictions = [answer.prediction for answer in answers]
+        joined = Joined()
+        if predictions or facts:
+            next_seqs = lock_loops(connection, {p.loop for p in predictions} | {fact.loop for fact in facts})
+            joined = self._joiner.join(connection, predictions, facts)
+            write_examples(connection, joined.decisions, next_seqs)
         n_joined = sum(d.action == "insert" and d.revision == 1 for d in joined.decisions)
         return {
             "n_events": len(events), "n_repeated": batch.n_events - len(events), "n_predictions": len(predictions),
@@ -217,23 +255,16 @@ class Sink:
         }
 
 
-def _insert_events(connection: Connection, events: Sequence[Effects]) -> Sequence[Effects]:
-    """Insert events and return those that are new."""
-    if not copy(connection, EVENTS, (effects.row for effects in events)):
-        return ()
-    cursor = connection.execute(sql.INSERT_EVENTS)
-    # Nearly always all of them are new: then the count says so, and their ids need not travel back.
-    if cursor.rowcount == len(events):
-        return events
-    new = set(cursor.fetchall())
-    return [effects for effects in events if effects.key in new]
+def _unknown_events(connection: Connection, events: Sequence[Effects]) -> Sequence[Effects]:
+    projects, ids = text_array([e.key[0] for e in events]), text_array([e.key[1] for e in events])
+    known = set(connection.execute(sql.KNOWN_EVENTS, [projects, ids]).fetchall())
+    return [effects for effects in events if effects.key not in known]
 
 
-def _insert_predictions(connection: Connection, batch: Batch) -> set[str]:
-    """Insert predictions and return the ids of those that are new."""
-    if not copy(connection, PREDICTIONS, map(prediction_row, batch.predictions)):
-        return set()
-    return {row[0] for row in connection.execute(sql.INSERT_PREDICTIONS).fetchall()}
+def _unknown_predictions(connection: Connection, answers: Sequence[Answer]) -> Sequence[Answer]:
+    ids = text_array([answer.prediction.id for answer in answers])
+    known = {row[0] for row in connection.execute(sql.KNOWN_PREDICTIONS, [ids]).fetchall()}
+    return [answer for answer in answers if answer.prediction.id not in known]
 
 
 def _lock_fences(connection: Connection, partitions: Sequence[Partition],

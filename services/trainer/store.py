@@ -83,7 +83,7 @@ class Store:
 
     def last_seq(self) -> int:
         """The newest example's seq; 0 when there is none."""
-        rows = self._fetch("SELECT coalesce(max(seq), 0) FROM examples WHERE loop = %s", [self._loop])
+        rows = self._fetch("SELECT coalesce(max(seq), 0) FROM labels WHERE loop = %s", [self._loop])
         return int(rows[0][0])
 
     def wait(self, timeout_s: float) -> bool:

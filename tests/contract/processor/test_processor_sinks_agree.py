@@ -1,6 +1,7 @@
 """The sink in memory and the one on Postgres do the same, batch for batch."""
 
 import threading
+import time
 
 import msgspec
 import psycopg
@@ -13,12 +14,13 @@ from schemas.predictions import Prediction
 from services.processor import statements as sql
 from services.processor.preparing import Preparer
 from services.processor.sink import Sink
+from services.processor.storing import Storer
 from shared.missing import Missing
 from tests.support.memory_sink import MemorySink
 from tests.support.stored_streams import BASE_MS, DECLARED, TOPICS, Event, cut, records, streams
 from tests.support.tables import Tables
 
-WRITTEN = ("events", "predictions", "feedback", "joins", "loop_counters", "examples", "observations", "dead_letters",
+WRITTEN = ("events", "predictions", "feedback", "joins", "loop_counters", "labels", "observations", "dead_letters",
            "offsets")
 # Beta has a default here, and the shortest window, so that some mature in the middle of the stream.
 WITH_DEFAULT = DECLARED | {"beta": parse("""
@@ -258,21 +260,6 @@ def test_missing_predictions_are_counted_and_given_up_by_one_small_index(postgre
             assert "Seq Scan" not in plan
 
 
-@pytest.mark.parametrize(("statement", "arguments"), [
-    (sql.READ_FEEDBACK, ["{pr_1}", "{alpha}"]),
-    (sql.READ_LATE, [["pr_1"], [1], ["alpha"], ["correction"], [1.0]])])
-def test_waiting_feedback_is_found_by_its_prediction_even_without_statistics(postgres_url, statement, arguments):
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("ALTER TABLE feedback SET (autovacuum_enabled = false)")
-        connection.execute("""INSERT INTO feedback SELECT 'alpha', 'correction', 'app', 'e' || n, 'pr_' || n, 'a', 's',
-                              now(), now() FROM generate_series(1, 20000) n""")
-        connection.execute(sql.SESSION.encode())
-        plan = "\n".join(row[0] for row in connection.execute("EXPLAIN " + statement, arguments).fetchall())
-    assert "feedback_by_prediction" in plan
-    assert "feedback_pkey" not in plan
-    assert "Seq Scan on feedback" not in plan
-
-
 def test_feedback_that_waited_is_marked_late_when_its_prediction_comes(real):
     sink = real()
     preparer = Preparer(TOPICS, WITH_DEFAULT)
@@ -284,3 +271,54 @@ def test_feedback_that_waited_is_marked_late_when_its_prediction_comes(real):
     assert sorted(sink.tables.rows("SELECT event_id, late FROM feedback WHERE loop = 'alpha'")) == [
         ("e_0001", False), ("e_late", True)]
     assert sink.tables.rows("SELECT label, late, revision FROM examples") == [("a", True, 1)]
+
+
+def test_a_batch_that_holds_something_known_is_stored_once_and_the_rest_of_it_as_well(real):
+    sink = real()
+    preparer = Preparer(TOPICS, WITH_DEFAULT)
+    known, new = [item for number in (1, 2) for item in halves(number)], list(halves(3))
+    for offset, items in [(0, known), (100, known + new), (200, known)]:
+        batch = records(items, start=offset)
+        for record in batch:
+            sink.sink.set_fences(sink.sink.fences(), {record.partition: offset})
+        stored = sink.store(batch, preparer.prepare(batch))
+        assert (stored.n_events, stored.n_repeated) == {0: (2, 0), 100: (1, 2), 200: (0, 2)}[offset]
+    assert sink.revisions() == [(f"pr_000{number}", 1, "a", "correction") for number in (1, 2, 3)]
+    sink.tables.check_numbering()
+
+
+def test_two_workers_that_bring_the_same_events_at_once_store_them_once(postgres_url):
+    n, size = 600, 40
+    items = [item for number in range(n) for item in halves(number)]
+    barrier = threading.Barrier(2)
+    errors = []
+
+    def work(part):
+        preparer = Preparer(TOPICS, DECLARED)
+        sink = Sink(postgres_url, DECLARED, preparer)
+        storer = Storer(sink, preparer, patience_s=30, clock=time.monotonic, sleep=time.sleep,
+                        on_retry=lambda exc: None)
+        # A client's retry is a new record, here in a partition of the other worker.
+        stream = [record._replace(part=part, offset=number % n) for number, record in enumerate(
+            sorted(records(items), key=lambda record: record.topic))]
+        try:
+            for batch in cut(stream, [size] * (2 * n // size)):
+                barrier.wait(timeout=30)
+                storer.store(batch, preparer.prepare(batch), {})
+        except Exception as exc:  # noqa: BLE001
+            errors.append(exc)
+            barrier.abort()
+        finally:
+            sink.close()
+
+    threads = [threading.Thread(target=work, args=[part]) for part in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert errors == []
+    tables = Tables(postgres_url)
+    assert tables.value("SELECT count(*) FROM events") == n
+    assert tables.value("SELECT count(*) FROM feedback") == 2 * n
+    assert tables.value("SELECT count(*) FROM examples") == n
+    tables.check_numbering()

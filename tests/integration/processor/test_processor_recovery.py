@@ -8,7 +8,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from tests.support.join_reference import workload
 from tests.support.services import eventually
 
-TABLES = "events, predictions, feedback, joins, loop_counters, examples, observations, dead_letters"
+TABLES = "events, predictions, feedback, joins, loop_counters, labels, observations, dead_letters"
 
 
 def run_sql(tables, statement, *args):

@@ -79,13 +79,16 @@ class Bench:
         with self.connection.transaction():
             for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
                 self.n += 1
+                key = keys[i] if keys else f"pr_{self.n}"
                 self.connection.execute(
-                    "INSERT INTO examples (loop, seq, prediction_id, revision, subject, label, source, event_time, "
-                    "labelled_at, version, predicted, input, embedding, encoder) VALUES (%s, %s, %s, %s, %s, %s, 'f', "
-                    "now(), now(), 'v0', NULL, %s::jsonb, %s, %s)",
-                    [LOOP, self.n, keys[i] if keys else f"pr_{self.n}", revision,
-                     subjects[i] if subjects else f"s_{self.n}", label, json.dumps({"text": text}),
+                    "INSERT INTO predictions (id, loop, version, subject, event_time, scores, input, embedding, "
+                    "encoder, arm, propensity) VALUES (%s, %s, 'v0', %s, now(), '{}', %s::json, %s, %s, 'champion', 1) "
+                    "ON CONFLICT (id) DO NOTHING",
+                    [key, LOOP, subjects[i] if subjects else f"s_{self.n}", json.dumps({"text": text}),
                      vectors[i].tobytes() if vectors is not None else b"", self.base.digest if embed else ""])
+                self.connection.execute(
+                    "INSERT INTO labels (loop, seq, prediction_id, revision, label, source, labelled_at) "
+                    "VALUES (%s, %s, %s, %s, %s, 'f', now())", [LOOP, self.n, key, revision, label])
             self.connection.execute(f"NOTIFY ratchet_examples, '{LOOP}'")
 
     def trainer(self, loop: Loop | None = None, *, snapshot_every_s: float = 3600.0,
