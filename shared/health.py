@@ -28,18 +28,20 @@ class Health:
             only look at values, never wait.
         live: False when only a restart can help.
         degraded: What works worse than it should and yet answers, by part; None leaves it out of the page.
+        metrics: Makes the page of metrics.
     """
 
     faults: Readiness
     live: Callable[[], bool] = lambda: True
     degraded: Readiness | None = None
+    metrics: Callable[[], bytes] = generate_latest
 
     def page(self, path: str) -> Page | None:
         """Return the page of a path, or None when it is none of the three."""
         if path == LIVE:
             return _json(200, {"status": "live"}) if self.live() else _json(503, {"status": "dead"})
         if path == METRICS:
-            return Page(200, CONTENT_TYPE_LATEST, generate_latest())
+            return Page(200, CONTENT_TYPE_LATEST, self.metrics())
         return self._ready() if path == READY else None
 
     def _ready(self) -> Page:

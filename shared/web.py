@@ -48,24 +48,40 @@ def probes(health: Health) -> list[Route]:
     return [Route(path, get) for path in (LIVE, READY, METRICS)]
 
 
-def listen(host: str, port: int, variable: str) -> socket.socket:
+def bound(host: str, port: int, *, share: bool = False) -> socket.socket:
+    """Return a socket with this address that does not listen yet.
+
+    Args:
+        share: Other processes of ours that say so too may listen on the same port; the kernel spreads connections.
+    """
+    opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if share:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        opened.bind((host, port))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def listen(host: str, port: int, variable: str, *, share: bool = False) -> socket.socket:
     """Open the port to listen on, before anything else is built.
 
     Args:
         variable: The setting that names the port, for the error's message.
+        share: As of ``bound``; then it listens only once it is served, so that the others get what comes before.
 
     Raises:
         Permanent: It cannot be opened, most often because another process has it.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    opened = socket.socket(family, socket.SOCK_STREAM)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        opened.bind((host, port))
+        opened = bound(host, port, share=share)
     except OSError as exc:
-        opened.close()
         raise Permanent(f"cannot listen on {host}:{port}: {exc.strerror}; choose another port by {variable}") from exc
-    opened.listen(2048)
+    if not share:
+        opened.listen(2048)
     opened.setblocking(False)
     return opened
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
+from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
@@ -37,20 +38,22 @@ class Sizes:
 
 
 def build(shared: Shared, *, sizes: Sizes | None = None, allow_origins: Sequence[str] = ("*",),
-          on_stop: Callable[[], None] = lambda: None, live: Callable[[], bool] = lambda: True) -> FastAPI:
+          on_stop: Callable[[], None] = lambda: None, live: Callable[[], bool] = lambda: True,
+          metrics: Callable[[], bytes] = generate_latest) -> FastAPI:
     """Build the application.
 
     Args:
         allow_origins: Web origins whose pages may send events; ``*`` is any.
         on_stop: Called after the last request was answered.
         live: False when only a restart can help.
+        metrics: Makes the page of metrics.
     """
     endpoints = _endpoints(shared, sizes or Sizes())
     # No redirects to or from a trailing slash: Segment's Node SDK takes a redirect for success and drops the events.
     app = _App(endpoints, title="Ratchet collector", redirect_slashes=False, lifespan=_lifespan(on_stop))
     app.router.routes[:0] = [Route(path, cast(Any, endpoint), methods=["POST"], include_in_schema=False)
                              for path, endpoint in endpoints.items()]
-    app.router.routes.extend(web.probes(Health(lambda: _faults(shared), live)))
+    app.router.routes.extend(web.probes(Health(lambda: _faults(shared), live, metrics=metrics)))
     app.add_api_route("/v1/projects/{key}/settings", _project_settings, methods=["GET"])
     app.add_route("/events", _allow_webhook, methods=["OPTIONS"], include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)

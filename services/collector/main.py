@@ -1,13 +1,15 @@
 """Runs the collector."""
 
 import gc
+import os
+import socket
 import sys
 import time
 import uuid
 
 from schemas.errors import Permanent
 from schemas.topics import Topics
-from services.collector import app
+from services.collector import app, workers
 from services.collector.endpoints import Shared
 from services.collector.gateway import Gateway
 from services.collector.privacy import Privacy
@@ -30,11 +32,14 @@ def run() -> None:
             privacy = Privacy(Pseudonymiser(config.pseudonym_key), config.pseudonymise_fields)
         except ValueError as exc:
             raise settings.InvalidSetting(f"RATCHET_PSEUDONYMISE_FIELDS is wrong: {exc}") from exc
-        opened = web.listen(config.host, config.port, "RATCHET_COLLECTOR_PORT")
+        # Workers may share the port, with each other and nobody else.
+        opened = web.listen(config.host, config.port, "RATCHET_COLLECTOR_PORT", share=config.supervisor != 0)
     except Permanent as exc:
         print(f"ratchet collector: {exc}", file=sys.stderr)
         sys.exit(2)
     logs.set_up(config.log_level)
+    if config.workers > 1 and not config.supervisor:
+        sys.exit(_supervise(config, opened))
     _log.info("collector_started", **settings.shown(config))
     topics = Topics(config.topic_prefix)
     producer = FrameProducer(
@@ -53,11 +58,33 @@ def run() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     try:
-        web.serve(app.build(shared, sizes=sizes, allow_origins=config.allow_origins, live=producer.alive), opened,
-                  drain_s=config.drain_s, doom=lambda: "" if producer.alive() else producer.fault())
+        if config.supervisor:
+            _await_kafka(producer)
+        web.serve(app.build(shared, sizes=sizes, allow_origins=config.allow_origins, live=producer.alive,
+                            metrics=workers.metrics), opened, drain_s=config.drain_s,
+                  doom=lambda: (workers.supervisor_fault(config.supervisor)
+                                or ("" if producer.alive() else producer.fault())))
     except Permanent as exc:
         _log.error("collector_must_restart", fault=str(exc))
         sys.exit(1)
     finally:
         lost = producer.close()
         _log.info("collector_stopped", unacknowledged=lost)
+
+
+def _await_kafka(producer: FrameProducer) -> None:
+    """Give Kafka a moment: until this process takes connections, its siblings get them."""
+    until_s = time.monotonic() + 2.0
+    while producer.fault() and producer.alive() and time.monotonic() < until_s:
+        time.sleep(0.02)
+
+
+def _supervise(config: Settings, opened: socket.socket) -> int:
+    """Run several workers on the port that was opened to see whether it is free."""
+    host, port = opened.getsockname()[:2]
+    opened.close()
+    # Bound and not listening, it takes no connection, and keeps the port while no worker has it.
+    with web.bound(host, port, share=True):
+        _log.info("collector_workers_started", workers=config.workers, port=port)
+        return workers.supervise(workers.command(), os.environ | {"RATCHET_COLLECTOR_PORT": str(port)}, config.workers,
+                                 stop_s=config.drain_s + 10.0)

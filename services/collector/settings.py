@@ -57,5 +57,10 @@ class Settings:
     cloudevents_max_event_bytes: int = setting(
         "RATCHET_CLOUDEVENTS_MAX_EVENT_BYTES", 256 << 10,
         "Largest CloudEvent, bytes. The specification wants 64 KiB or more.", check=positive)
+    workers: int = setting(
+        "RATCHET_COLLECTOR_WORKERS", 1,
+        "Processes that share the port. Each takes up to a core; the bounds above are those of each.", check=positive)
+    supervisor: int = setting("RATCHET_COLLECTOR_SUPERVISOR", 0,
+                              "Set by the collector for its workers: the process with which they end.")
     drain_s: float = setting("RATCHET_COLLECTOR_DRAIN_S", 10.0,
                              "How long requests under way may take after SIGTERM, s.", check=positive)
