@@ -1,6 +1,7 @@
 """The ``ratchet`` command: parses the arguments and hands over to the group that owns the sub-command."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ examples:
 `ratchet COMMAND --help` shows a command's own options and examples.
 """
 USAGE = 2
+# What is wrong with a folder or disk that was named, and not with the program.
+_SURROUNDINGS = frozenset({errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+                           errno.ENOTDIR, errno.EPERM, errno.EROFS})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,9 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `ratchet versions | head`
         sys.stderr.close()
         return 0
+    except OSError as exc:
+        if exc.errno not in _SURROUNDINGS:
+            raise
+        named = f"{exc.filename}: " if exc.filename else ""
+        return _fail(f"{named}{exc.strerror}", 1)
 
 
-def _fail(exc: Exception, status: int) -> int:
+def _fail(exc: Exception | str, status: int) -> int:
     print(f"ratchet: {exc}", file=sys.stderr)
     return status
 
