@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         source = _source(args)
         messages = play_list(read(source.stream, source.text, source.label), seed=args.seed, limit=args.limit)
         test = read(source.test, source.text, source.label) if source.test else []
+        _make_room(args.report)
     except (Invalid, Permanent) as exc:
         print(f"ratchet demo: {exc}", file=sys.stderr)
         return 2
@@ -86,7 +88,6 @@ def _play(args: argparse.Namespace, screen: Screen, running: stack.Stack, source
     plan = Plan(data=source.name, loop=args.loop, messages=messages, test=test, rate=args.rate or source.rate,
                 seed=args.seed, live_port=port, announce=announce, end=f"The report is in {_html(args)}.")
     found = asyncio.run(conduct(plan, running, screen, memory))
-    args.report.parent.mkdir(parents=True, exist_ok=True)
     args.report.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     _html(args).write_text(page.render(found, report.verdict(found)), encoding="utf-8")
     return found
@@ -135,6 +136,16 @@ def _source(args: argparse.Namespace) -> Source:
         return source if args.test is None else Source(source.name, source.stream, args.test, source.text,
                                                        source.label, source.rate)
     return Source(args.data.name, args.data, args.test, args.text, args.label, 50.0)
+
+
+def _make_room(report: Path) -> None:
+    """Make sure before the run, and not minutes later, that its report can be written."""
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise Permanent(f"the report {report} cannot be written: {exc.strerror}") from exc
+    if report.is_dir() or not os.access(report if report.exists() else report.parent, os.W_OK):
+        raise Permanent(f"the report {report} cannot be written")
 
 
 def _html(args: argparse.Namespace) -> Path:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from schemas.errors import Invalid
 
 LABEL_COLUMNS = ("category", "queue", "label")
+# What inference and the processor take; beyond it a run would end in the middle, or wait for examples that never come.
+MAX_TEXT_CHARS, MAX_LABEL_CHARS = 32_768, 256
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ def read(path: Path, text: str, label: str | None) -> list[Message]:
     """Read a CSV file, gzipped or not; rows without a text or a label are left out.
 
     Raises:
-        Invalid: The file cannot be read, a column is missing, or there is no message in it.
+        Invalid: The file cannot be read, a column is missing, a row is none that the platform takes, or there is no
+            message in it.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -65,12 +69,27 @@ def read(path: Path, text: str, label: str | None) -> list[Message]:
         for column in (text, label):
             if column not in columns:
                 raise Invalid(f"{path} has no column {column!r}; it has {', '.join(columns)}", code="no_such_column")
-        found = [Message(row[text], row[label]) for row in rows if row[text] and row[label]]
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+        found = []
+        for row in rows:
+            if row[text] and row[label]:
+                _check(row[text], row[label], f"{path}:{rows.line_num}")
+                found.append(Message(row[text], row[label]))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as exc:
         raise Invalid(f"{path} cannot be read: {exc}", code="unreadable") from exc
     if not found:
         raise Invalid(f"{path} holds no message with a label", code="empty")
     return found
+
+
+def _check(text: str, label: str, place: str) -> None:
+    if len(text) > MAX_TEXT_CHARS:
+        raise Invalid(f"{place}: the text has {len(text)} characters; at most {MAX_TEXT_CHARS} are read",
+                      code="too_long")
+    if len(label) > MAX_LABEL_CHARS:
+        raise Invalid(f"{place}: the label has {len(label)} characters; at most {MAX_LABEL_CHARS} are learned",
+                      code="too_long")
+    if "\0" in text or "\0" in label:
+        raise Invalid(f"{place}: the character U+0000 cannot be stored", code="nul_character")
 
 
 def play_list(messages: Sequence[Message], *, seed: int, limit: int | None = None) -> list[Message]:

@@ -36,6 +36,14 @@ def test_a_file_that_is_not_there_is_refused_before_anything_starts(tmp_path: Pa
     assert "none.csv cannot be read" in capsys.readouterr().err
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_anything_starts(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(stack, "start", lambda *_, **__: pytest.fail("no stack may be started"))
+    (tmp_path / "file").touch()
+    assert main.run(arguments("--report", str(tmp_path / "file" / "report.json"))) == 2
+    assert "report.json cannot be written" in capsys.readouterr().err
+    assert main.run(arguments("--report", str(tmp_path))) == 2
+
+
 def test_a_wrong_port_is_refused_with_the_variables_name(capsys, monkeypatch):
     monkeypatch.setenv("RATCHET_DEMO_PORT", "99999")
     assert main.run(arguments()) == 2

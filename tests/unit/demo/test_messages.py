@@ -50,6 +50,21 @@ def test_an_unreadable_file_is_named(tmp_path: Path):
         read(tmp_path / "nowhere.csv", "text", None)
 
 
+@pytest.mark.parametrize("data", [gzip.compress(b"text,label\na,b\n" * 99)[:-20], b"no gzip", b"\x1f\x8b" * 20])
+def test_a_damaged_gzip_file_is_named(data: bytes, tmp_path: Path):
+    (tmp_path / "x.csv.gz").write_bytes(data)
+    with pytest.raises(Invalid, match=r"x\.csv\.gz cannot be read"):
+        read(tmp_path / "x.csv.gz", "text", "label")
+
+
+@pytest.mark.parametrize(("row", "why"), [("x" * 40_000 + ",b", "the text has 40000 characters"),
+                                          ("a," + "b" * 300, "the label has 300 characters"), ("a\0,b", r"U\+0000")])
+def test_a_row_that_the_platform_would_refuse_is_named_before_the_run(row: str, why: str, tmp_path: Path):
+    (tmp_path / "x.csv").write_text(f"text,label\na,b\n{row}\n")
+    with pytest.raises(Invalid, match=rf"x\.csv:3: .*{why}"):
+        read(tmp_path / "x.csv", "text", "label")
+
+
 def test_without_banking77_the_small_corpus_is_played(tmp_path: Path):
     source = default_source(tmp_path / "project")
     assert source.stream.name == "support-messages.csv"
