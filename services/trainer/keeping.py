@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from schemas.errors import Transient
 from services.trainer.core import Learner
 from services.trainer.reading import Shape
 from services.trainer.snapshots import Snapshots
@@ -34,18 +35,22 @@ class Keeper:
         return Learner.restored(*held, ridge=shape.ridge, window=shape.window)
 
     def tend(self, learner: Learner, fingerprint: str, progress: Progress, *, every_s: float) -> None:
-        """Start a snapshot when one is due, and put it in force once it is written; never waits for the disk."""
+        """Start a snapshot when one is due, and put it in force once it is written; never waits for the disk.
+
+        Raises:
+            Transient: The last one could not be written; the work goes on without it, and the next one is due later.
+        """
         if self._writing is not None and self._writing.done():
-            self._put_in_force(self._writing.result(), progress)
+            self._put_in_force(self._written_now(self._writing), progress)
         if self._writing is None and learner.cursor > self._cursor and self._now_ms() - self._last_ms >= every_s * 1000:
             self._begin(learner, fingerprint)
 
     def finish(self, learner: Learner, fingerprint: str, progress: Progress) -> None:
         """Write a snapshot and put it in force before returning."""
         if self._writing is not None:
-            self._put_in_force(self._writing.result(), progress)
+            self._put_in_force(self._written_now(self._writing), progress)
         if learner.cursor > self._cursor or progress.encoder != self._written.encoder:
-            self._put_in_force(self._begin(learner, fingerprint).result(), progress)
+            self._put_in_force(self._written_now(self._begin(learner, fingerprint)), progress)
         else:
             self.note(progress)
 
@@ -64,6 +69,14 @@ class Keeper:
         self._cursor, self._last_ms = learner.cursor, self._now_ms()
         self._writing = self._pool.submit(self._snapshots.save, tensors, state, fingerprint=fingerprint)
         return self._writing
+
+    def _written_now(self, writing: Future[str]) -> str:
+        """The digest of what was written; after a failure the next snapshot is tried when it is due."""
+        try:
+            return writing.result()
+        except Transient:
+            self._writing, self._cursor = None, self._written.cursor
+            raise
 
     def _put_in_force(self, digest: str, progress: Progress) -> None:
         written = msgspec.structs.replace(progress, snapshot=digest, cursor=self._cursor)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from schemas.errors import Permanent
+from schemas.errors import Permanent, Transient
 from services.trainer.core import LearnerState
 from shared.logs import Log
 
@@ -31,15 +32,24 @@ class Snapshots:
         self._directory = directory
 
     def save(self, tensors: Mapping[str, np.ndarray], state: LearnerState, *, fingerprint: str) -> str:
-        """Write a snapshot, synced to disk; returns its SHA-256. Does not touch others: see ``keep``."""
+        """Write a snapshot, synced to disk; returns its SHA-256. Does not touch others: see ``keep``.
+
+        Raises:
+            Transient: The disk is full, or cannot be written.
+        """
         whole = msgspec.json.encode(_Whole(fingerprint, state)).decode()
-        self._directory.mkdir(parents=True, exist_ok=True)
         part = self._directory / f".{state.cursor}.part"
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, part, {"state": whole})
-        with part.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        part.replace(self._path(digest))
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, part, {"state": whole})
+            with part.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+            part.replace(self._path(digest))
+        except (OSError, SafetensorError) as exc:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise Transient(f"no snapshot can be written to {self._directory}: {exc}", retry_after_s=5.0) from exc
         return digest
 
     def load(self, digest: str, *, fingerprint: str) -> tuple[dict[str, np.ndarray], LearnerState] | None:

@@ -260,8 +260,9 @@ def _driver_errors() -> Iterator[None]:
             redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as exc:
         raise Transient(f"Redis is away or busy: {exc}") from exc
     except redis.RedisError as exc:
-        if "OOM" in str(exc):  # from inside a script it comes as a plain ResponseError
-            raise Transient(f"Redis is out of memory: {exc}", retry_after_s=10.0) from exc
+        # From inside a script these come as a plain ResponseError; MISCONF: its disk is full.
+        if any(code in str(exc) for code in ("OOM", "MISCONF", "NOREPLICAS")):
+            raise Transient(f"Redis takes no writes: {exc}", retry_after_s=10.0) from exc
         raise Permanent(f"Redis refused a command: {exc}") from exc
 
 
