@@ -165,6 +165,11 @@ def _show_ready(data_dir: Path) -> None:
 
 
 def _show(found: dict[str, Any]) -> None:
+    if left := found.get("left_behind"):
+        names = ", ".join(f"{name} (pid {pid})" for name, pid in left.items())
+        print(f"the supervisor of {found['data_dir']} was killed and left running: {names}\n"
+              "`ratchet up` ends them and starts anew; `ratchet down` ends them")
+        return
     if not found["services"]:
         print(f"nothing runs on {found['data_dir']}; `ratchet up` starts it")
         return

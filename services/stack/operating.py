@@ -54,13 +54,15 @@ def running_state(data_dir: Path) -> State | None:
 def status(data_dir: Path) -> dict[str, Any]:
     """Return what runs, where, whether it is ready, and each loop's champion; ``services`` is empty when nothing does.
 
+    ``left_behind`` names the processes, with their pids, that a killed supervisor left running.
     ``rss_bytes`` counts a process with its children; what Postgres's processes share counts once.
     """
     known = running_state(data_dir)
     found: dict[str, Any] = {"data_dir": str(data_dir), "phase": known.phase if known else "stopped", "services": {},
                              "keys": {}, "loops": {}}
     if known is None:
-        return found
+        left = state.orphans(data_dir) if data_dir.is_dir() else {}
+        return found | ({"left_behind": {name: process.pid for name, process in left.items()}} if left else {})
     with ThreadPoolExecutor(8) as pool:
         services = dict(zip(known.processes, pool.map(lambda item: _look(*item), known.processes.items()), strict=True))
     for name, service in services.items():

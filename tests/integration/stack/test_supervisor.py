@@ -122,6 +122,7 @@ def test_processes_of_a_killed_supervisor_are_ended_by_the_next_up_and_the_data_
     stack.supervisor.wait(timeout=10)
     assert all(identity.find() for identity in orphans)
     assert stack.status()["services"] == {}
+    assert stack.status()["left_behind"]["kafka"] == orphans[2].pid
 
     stack.up()
     assert [identity for identity in orphans if identity.find()] == []
