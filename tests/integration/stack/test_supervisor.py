@@ -176,7 +176,7 @@ def test_ctrl_c_ends_downloads_that_do_not_get_on(stack: Stack) -> None:
         connection, _ = silent.accept()
         with connection:
             supervisor.send_signal(signal.SIGINT)
-            assert supervisor.wait(timeout=5) == 0
+            assert supervisor.wait(timeout=30) == 0
     assert "stopped; the data is kept" in stack.said
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,14 +25,12 @@ def test_every_command_explains_itself_with_an_example(command: list[str], capsy
     assert f"ratchet {command[0]}" in said
 
 
-def test_help_imports_nothing_heavy_and_is_quick() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = ("import sys; from services.cli.main import parser; parser().format_help(); "
             "heavy = {'torch', 'kafka', 'psycopg', 'redis', 'fastapi', 'rich', 'psutil', 'numpy'}; "
             "print(sorted(heavy & set(sys.modules)))")
-    began_s = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert time.monotonic() - began_s < 5
 
 
 @pytest.mark.parametrize("command", ["promote", "rollback", "pin", "unpin"])

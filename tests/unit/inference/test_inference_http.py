@@ -81,14 +81,14 @@ def version(name: str, bias: float) -> Served:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     two, three = version("v2", 0.0), version("v3", 1.0)
     loop = ServedLoop(Loop(name="tickets"), lineup=Lineup(three, {"v3": three, "v2": two}, 5), degraded="")
     loops = {"tickets": loop, "cold": ServedLoop(Loop(name="cold"))}
     log, batcher = FakeLog(), Batcher(max_batch=4, max_waiting=8, max_wait_s=10)
     predictor = Predictor(loops, batcher, log, Pseudonymiser("k" * 16),  # type: ignore[arg-type]
                           new_id=PredictionIds(lambda n: bytes(n)), now_ms=lambda: 1_700_000_000_000)
-    bodies = Bodies(32 << 20, timeout_s=0.2)
+    bodies = Bodies(32 << 20, timeout_s=getattr(request, "param", 30.0))  # s
     built = app.build(predictor, batcher, Access(Keys(shop="infer-key"), Keys(op="operate-key")), bodies,
                       max_batch=4)
     batcher.start()
@@ -258,9 +258,10 @@ async def test_a_body_that_is_not_what_it_says_or_explodes_is_refused(world: Wor
 async def _slowly(*chunks: bytes) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
-    await asyncio.sleep(5)
+    await asyncio.Event().wait()
 
 
+@pytest.mark.parametrize("world", [0.2], indirect=True)
 @pytest.mark.parametrize("path", [PREDICT, INFER, "/v2/repository/index"])
 async def test_a_body_that_does_not_arrive_is_given_up(world: World, path: str) -> None:
     reply = await world.client.post(path, content=_slowly(b"{"))

@@ -55,7 +55,7 @@ async def test_a_batch_that_cannot_be_stored_ends_the_process_though_no_other_ba
     harness = Harness(failing(exc))
     running = asyncio.create_task(harness.pipeline.run())
     await harness.give()
-    await asyncio.wait_for(harness.died.wait(), 5)
+    await asyncio.wait_for(harness.died.wait(), 30)
     assert harness.reasons[0][1] is exc
     assert harness.acknowledged == []
     assert not running.done()
@@ -67,6 +67,6 @@ async def test_an_acknowledgement_that_fails_ends_the_process():
     harness = Harness(lambda records, batch, holes: [], acknowledge=exc)
     running = asyncio.create_task(harness.pipeline.run())
     await harness.give()
-    await asyncio.wait_for(harness.died.wait(), 5)
+    await asyncio.wait_for(harness.died.wait(), 30)
     assert harness.reasons[0][1] is exc
     running.cancel()
