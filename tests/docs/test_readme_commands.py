@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.docs.conftest import Terminal
+from tests.support.services import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,13 +55,12 @@ def test_the_commands_of_the_readme_do_what_it_says(terminal: Terminal, node_mod
             (terminal.folder / block.how.split(" ")[1]).write_text(block.text)
             continue
         if "two versions" in block.how:
-            _until(lambda: _loop(terminal)["previous"], "a version to go back to")
+            eventually(lambda: _loop(terminal)["previous"])
         printed = terminal.run(_command(terminal, block), timeout_s=180)
         for shown in _promised(block):
             assert re.search(shown, printed), f"the README shows {shown}, this was printed:\n{printed}"
         if "prediction_id" in block.text and "Ticket Resolved" in block.text:
-            learned.append(_until(lambda: _learned(terminal, more_than=learned[-1] if learned else 0),
-                                  f"what was told to be learned:\n{block.text}"))
+            learned.append(eventually(lambda: _learned(terminal, more_than=learned[-1] if learned else 0)))
         if "rollback" in block.text:
             assert _loop(terminal)["pinned"] is None
         if "ratchet versions" in block.text:
@@ -97,14 +96,3 @@ def _learned(terminal: Terminal, *, more_than: int) -> int:
     told = json.loads(terminal.run(f'curl -sS {url} -H "Authorization: Bearer $INFER_KEY"'))
     newest: int = max((last for _, last in told["examples"]), default=0)
     return newest if newest > more_than else 0
-
-
-def _until(look: Any, what: str, *, deadline_s: float = 30.0) -> Any:
-    """Wait for a look to find something true."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"waited {deadline_s:.0f} s for {what}")

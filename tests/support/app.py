@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.services import eventually
+
 LOOP = "support-intents"
 RETRY_S = 60.0
 
@@ -82,21 +84,19 @@ class App:
         return found
 
     def _until_answered(self, url: str, path: str, payload: dict[str, Any], authorization: str) -> dict[str, Any]:
-        deadline_s = time.monotonic() + RETRY_S
-        while True:
+        def ask() -> dict[str, Any]:
             try:
                 status, body = self._send(url, "POST", path, json.dumps(payload).encode(), authorization)
             except (OSError, http.client.HTTPException) as exc:
                 status, body = 0, repr(exc).encode()
-            if status == 200:
-                answer: dict[str, Any] = json.loads(body)
-                return answer
-            if status not in (0, 503, 429):
-                raise AssertionError(f"POST {path} answered {status}: {body!r}")
-            if time.monotonic() > deadline_s:
-                raise AssertionError(f"POST {path} got no answer within {RETRY_S:.0f} s; last {status}: {body!r}")
-            self.n_retries += 1
-            time.sleep(0.1)
+            if status not in (0, 200, 429, 503):
+                raise RuntimeError(f"POST {path} answered {status}: {body!r}")
+            self.n_retries += status != 200
+            assert status == 200, f"POST {path} answered {status}: {body!r}"
+            answer: dict[str, Any] = json.loads(body)
+            return answer
+
+        return eventually(ask, timeout_s=RETRY_S, every_s=0.1)
 
     @staticmethod
     def _send(url: str, method: str, path: str, body: bytes | None, authorization: str) -> tuple[int, bytes]:

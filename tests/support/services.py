@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from services.stack.process import Child, Command
 from shared.ports import HOST, free_port
@@ -14,7 +15,10 @@ from shared.ports import HOST, free_port
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def eventually(check: Callable[[], object], *, timeout_s: float = 30.0, every_s: float = 0.05) -> object:
+T = TypeVar("T")
+
+
+def eventually(check: Callable[[], T], *, timeout_s: float = 30.0, every_s: float = 0.05) -> T:
     """Poll until ``check()`` is truthy and return that value; an AssertionError in it counts as not yet.
 
     Raises:
@@ -23,13 +27,14 @@ def eventually(check: Callable[[], object], *, timeout_s: float = 30.0, every_s:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            result: object = check()
+            result = check()
             if result:
                 return result
+            last: object = result
         except AssertionError as exc:
-            result = exc
+            last = exc
         if time.monotonic() > deadline:
-            raise AssertionError(f"not so after {timeout_s:g} s; last: {result!r}")
+            raise AssertionError(f"not so after {timeout_s:g} s; last: {last!r}")
         time.sleep(every_s)
 
 
