@@ -33,6 +33,12 @@ def make(directory: Path, *, seed: int = 0, dropout: float = 0.0) -> Path:
     return directory
 
 
+def loop_file(name: str, base: Path | str) -> str:
+    """Return the text of a loop that stands on such an encoder."""
+    return (f'name = "{name}"\nbase = "{base}"\nmax_tokens = 32\n[feedback.correction]\nevent = "Ticket Resolved"\n'
+            'label = "properties.queue"\n')
+
+
 def corpus(n: int, *, seed: int = 0, hard: float = 0.6) -> tuple[list[str], list[str]]:
     """Return texts and their labels; ``hard`` is the share of words that say nothing about the label."""
     rng = np.random.default_rng(seed)

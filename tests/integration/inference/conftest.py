@@ -16,6 +16,7 @@ import pytest
 from schemas.manifest import GateDecision, Golden, Manifest, SeqRange
 from shared.registry import Registry
 from shared.registry.blobs import ref
+from tests.support import tiny_bert
 from tests.support.services import ServiceProcess, eventually
 
 if TYPE_CHECKING:
@@ -147,9 +148,7 @@ def inference_env(service_env: dict[str, str], tiny_base: Path, tmp_path: Path) 
     """The settings of inference, with the loop on the tiny encoder."""
     folder = tmp_path / "loops"
     folder.mkdir()
-    (folder / "loop.toml").write_text(
-        f'name = "{LOOP}"\nbase = "{tiny_base}"\nmax_tokens = 32\n\n'
-        '[feedback.correction]\nevent = "Ticket Resolved"\nlabel = "properties.queue"\n')
+    (folder / "loop.toml").write_text(tiny_bert.loop_file(LOOP, tiny_base))
     return service_env | {"RATCHET_LOOPS_DIR": str(folder)}
 
 

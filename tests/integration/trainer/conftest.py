@@ -127,8 +127,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 
 @pytest.fixture
 def tiny_loop(tiny_base: Encoder) -> Loop:
-    declared = parse(f'name = "{LOOP}"\nbase = "{tiny_base.base.id}"\nmax_tokens = 32\n'
-                     '[feedback.f]\nevent = "T"\nlabel = "properties.q"\n')
+    declared = parse(tiny_bert.loop_file(LOOP, tiny_base.base.id))
     training = Training(method="analytic", projection=128, ridge=1.0, holdout=0.1, every_examples=50,
                         every=Seconds(0.001), learning_rate=3e-3, batch_size=16, lora_rank=4)
     return replace(declared, training=training, gate=Gate(window=200))

@@ -17,8 +17,7 @@ Until = Callable[..., None]
 def declare(directory: Path, base: str) -> Path:
     directory.mkdir()
     (directory / "tiny.toml").write_text(
-        f'name = "{LOOP}"\nbase = "{base}"\nmax_tokens = 32\n[feedback.f]\nevent = "T"\nlabel = "properties.q"\n'
-        '[training]\nmethod = "analytic"\nprojection = 128\n')
+        tiny_bert.loop_file(LOOP, base) + '[training]\nmethod = "analytic"\nprojection = 128\n')
     return directory
 
 
