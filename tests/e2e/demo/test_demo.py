@@ -1,5 +1,6 @@
 """`ratchet demo` as a newcomer runs it: a stack of its own, a model that learns from nothing, a report."""
 
+import csv
 import json
 import os
 import subprocess
@@ -34,10 +35,19 @@ def _demo(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
     return json.loads((folder / "demo.json").read_text()), done.stdout
 
 
+def _third(file: Path, folder: Path) -> Path:
+    """Write every third row of a CSV file: 1,027 messages of all 77 intents, asked in a third of the time of 3,080."""
+    with file.open(newline="", encoding="utf-8") as whole, \
+            (folder / "test.csv").open("w", newline="", encoding="utf-8") as part:
+        header, *rows = csv.reader(whole)
+        csv.writer(part).writerows([header, *rows[::3]])
+    return folder / "test.csv"
+
+
 @pytest.mark.timeout(420)
 def test_the_demo_learns_the_small_inbox_live_and_accounts_for_every_event(folder: Path) -> None:
     data, test = ROOT / "examples" / "support-messages.csv", ROOT / "examples" / "support-messages-test.csv"
-    report, printed = _demo(folder, "--data", str(data), "--test", str(test), "--rate", "15")
+    report, printed = _demo(folder, "--data", str(data), "--test", str(test), "--rate", "24")
     assert report["events"] == {"accepted": 720, "stored": 720, "effects": 720}
     assert report["failed_requests"] == 0
     assert report["unanswered"] == 0
@@ -60,7 +70,7 @@ def test_the_demo_learns_the_small_inbox_live_and_accounts_for_every_event(folde
 @pytest.mark.timeout(420)
 @pytest.mark.skipif(not BANKING.is_dir(), reason=f"{BANKING} is not here: the bar is measured on real messages")
 def test_real_messages_are_learned_as_well_through_the_loop_as_by_the_recipe(folder: Path) -> None:
-    report, _ = _demo(folder, "--limit", "1500")
+    report, _ = _demo(folder, "--limit", "1500", "--test", str(_third(BANKING / "test.csv", folder)))
     assert report["events"] == {"accepted": 1500, "stored": 1500, "effects": 1500}
     assert report["unanswered"] == 0
     # 77 intents, none known at the start. Measured: 0.715 overall, 0.854 of the last 500.

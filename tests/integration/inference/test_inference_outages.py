@@ -119,6 +119,7 @@ def test_beyond_its_bound_the_log_counts_what_it_loses_and_still_answers(
     lost = inference.loop()["predictions_lost"]
     assert 10 <= lost < 30
     assert f'ratchet_predictions_lost_total{{loop="{LOOP}"}} {lost}.0' in inference.client.get("/metrics").text
+    inference.process.kill()  # stopped in order it would try for 10 s to write the rest to a Kafka that is away
 
 
 def test_stopping_flushes_the_prediction_log(serve: Callable[..., Running], publisher: Publisher,
