@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import hypothesis
 import pytest
 
 from schemas.topics import Topics
@@ -14,6 +15,9 @@ from shared import ports
 from tests.support import servers as real
 from tests.support.services import ROOT, ServiceProcess, start_service
 
+# How long an example takes says something about the machine, and nothing about the code.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 _redis_databases = itertools.count(1)
 
 

@@ -79,7 +79,7 @@ GIVEN_UP = st.sampled_from([40, 70, 100, 8 * 1440])
 
 @given(streams(), st.lists(st.integers(1, 5), max_size=6), st.integers(0, 6),
        st.dictionaries(st.integers(0, 6), GIVEN_UP))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_sinks_give_the_same_tables_after_every_batch(real, stream, sizes, mature_at, orphan_at):
     _, shuffled = stream
     preparer = Preparer(TOPICS, WITH_DEFAULT)

@@ -18,6 +18,7 @@ from shared import postgres
 from shared.models.encoder import Encoder
 from shared.registry import Registry
 from tests.support import forks, tiny_bert
+from tests.support.services import eventually
 
 LOOP = "tiny"
 
@@ -147,14 +148,15 @@ def bench(postgres_url: str, redis_url: str, tmp_path: Path, tiny_base: Encoder,
 
 @pytest.fixture
 def until() -> Callable[..., None]:
-    """Repeat until a condition holds, with a deadline."""
-    import time
-
-    def wait(condition: Callable[[], object], step: Callable[[], object] = lambda: time.sleep(0.02), *,
-             timeout_s: float = 60.0) -> None:
-        end = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < end, "the condition did not come true in time"
+    """Repeat a step until a condition holds, with a deadline."""
+    def wait(condition: Callable[[], object], step: Callable[[], object] = lambda: None, *, timeout_s: float = 60.0
+             ) -> None:
+        def holds() -> bool:
+            if condition():
+                return True
             step()
+            return False
+
+        eventually(holds, timeout_s=timeout_s, every_s=0.02)
 
     return wait

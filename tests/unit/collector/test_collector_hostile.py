@@ -22,7 +22,7 @@ values = st.recursive(
     | st.sampled_from(["track", "group", "alias", "identify", "1.0", "\0", "\ud800", "2026-11-22T14:09:48Z", 10**400,
                        -(2**63) - 1, "9999-99-99", "0001-01-01T00:00:00+23:59", "x" * 2000]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=5), max_leaves=12)
-_fixture = settings(max_examples=120, deadline=None,
+_fixture = settings(max_examples=120,
                     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 

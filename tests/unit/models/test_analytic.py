@@ -43,7 +43,7 @@ def test_the_head_equals_least_squares_whatever_the_blocks(block: int) -> None:
     assert head.n_examples == 600
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.permutations(range(40)), st.integers(1, 40))
 def test_the_order_of_the_examples_does_not_matter(order: list[int], block: int) -> None:
     vectors, labels = examples(40)
@@ -53,7 +53,7 @@ def test_the_order_of_the_examples_does_not_matter(order: list[int], block: int)
     np.testing.assert_allclose(head.weights()[:, columns], expected.weights(), atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sets(st.integers(0, 59), min_size=1, max_size=59))
 def test_what_is_subtracted_was_never_learned(gone: set[int]) -> None:
     vectors, labels = examples(60)

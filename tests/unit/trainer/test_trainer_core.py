@@ -73,7 +73,7 @@ def same(a: Learner, b: Learner) -> None:
         np.testing.assert_allclose(first[label], second[label], atol=1e-8, rtol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(1, 60), st.integers(1, 60))
 def test_batches_and_revisions_do_not_matter(seed: int, first: int, second: int) -> None:
     rows = stream(60, seed=seed)
@@ -86,7 +86,7 @@ def test_batches_and_revisions_do_not_matter(seed: int, first: int, second: int)
     same(one, once)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(0, 59))
 def test_a_restart_from_a_snapshot_changes_nothing(seed: int, killed_at: int) -> None:
     rows = stream(60, seed=seed)

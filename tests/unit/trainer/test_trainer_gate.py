@@ -132,7 +132,7 @@ def test_the_exact_test_holds_for_the_largest_window(n: int) -> None:
     assert worse_by_chance(n, 0) < 1e-300
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 80), st.integers(0, 2**31))
 def test_chance_alone_rarely_forgets_any_of_many_labels(n_labels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
