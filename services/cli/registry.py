@@ -22,6 +22,8 @@ another one."""
 # As many entries as the log in Redis keeps, about; older ones are in the artifact directory's journal.
 _HISTORY = 10_000
 
+_MAX_REASON_CHARS = 1000
+
 
 def add(commands: "Commands") -> None:
     """Declare the commands."""
@@ -69,9 +71,18 @@ def _loop(parser: argparse.ArgumentParser) -> None:
 def _change(commands: "Commands", name: str, about: str, examples: str, more: str = "") -> argparse.ArgumentParser:
     parser = command(commands, name, _apply, about=about, examples=examples, more=f"{more}\n{WHERE}".strip())
     _loop(parser)
-    parser.add_argument("--reason", required=True, metavar="TEXT", help="why; kept for ever in the loop's log")
+    parser.add_argument("--reason", required=True, type=_reason, metavar="TEXT",
+                        help="why; kept for ever in the loop's log")
     parser.set_defaults(change=name)
     return parser
+
+
+def _reason(text: str) -> str:
+    """A reason that says something, on one line: the log shows it to others."""
+    reason = text.strip()
+    if not reason or not reason.isprintable() or len(reason) > _MAX_REASON_CHARS:
+        raise argparse.ArgumentTypeError(f"say why in a line of 1 to {_MAX_REASON_CHARS} characters")
+    return reason
 
 
 @contextmanager

@@ -9,6 +9,9 @@ local action, version, actor, reason, expected, force, extra, recorded, has_hist
 local state = {}
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do state[flat[i]] = flat[i + 1] end
+if not string.match(state.epoch or '0', '^%d+$') then
+  return redis.error_reply('the epoch is damaged: `ratchet registry restore` brings it back')
+end
 local epoch = tonumber(state.epoch or '0')
 local champion = state.champion or ''
 local pinned = state.pinned or ''

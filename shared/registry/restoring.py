@@ -1,5 +1,7 @@
 """Brings an emptied Redis back from the artifact directory."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from schemas.manifest import Manifest
@@ -26,24 +28,29 @@ class Restorer:
         self._journal = Journal(store, artifacts)
 
     def restore(self, loop: str) -> Restored:
-        """Restore one loop. What Redis has already is left as it is."""
+        """Restore one loop. What Redis has already is left as it is, unless an old copy of Redis came back.
+
+        Replicas do not go back to an older epoch, so from an old copy's aliases nothing would ever be served again.
+        """
         damaged: dict[str, str] = {}
         with self._artifacts.lock(loop, "publish"):
             known = self._store.is_known(loop)
             lines, bad = self._artifacts.journal(loop)
-            state = self._store.aliases(loop) if known else _state(lines)
+            state, written = self._store.aliases(loop), _state(lines)
+            lost = not known or _epoch(state) < _epoch(written)
+            state = written if lost else state
             manifests = self._manifests(loop, aliases_of(state).named(), damaged)
-            lost = {manifest.version for manifest in manifests if not self._has_weights(manifest)}
-            n_blobs = self._blobs([manifest for manifest in manifests if manifest.version not in lost], damaged)
+            weightless = {manifest.version for manifest in manifests if not self._has_weights(manifest)}
+            n_blobs = self._blobs([m for m in manifests if m.version not in weightless], damaged)
             for manifest in manifests:
                 self._store.put_manifest(loop, manifest.version, number_of(manifest.version), envelope.seal(manifest))
-            self._store.put_collected(loop, lost)
+            self._store.put_collected(loop, weightless)
             with self._artifacts.lock(loop, "counter"):
                 self._store.put_counter(loop, self._artifacts.counter(loop))
             if bad:
                 damaged[f"{loop}/journal.jsonl"] = f"lines {', '.join(map(str, bad))} are damaged"
-            n_entries = 0 if known else self._entries(loop, lines)
-            if not known:
+            n_entries = self._entries(loop, lines) if lost else 0
+            if lost:
                 self._store.put_aliases(loop, state)
                 self._store.change(loop, "restore", actor="registry", reason="Redis had lost this loop",
                                    expect_epoch=None)
@@ -99,9 +106,16 @@ class Restorer:
 
 
 def _state(lines: list[JournalLine]) -> dict[str, str]:
-    """The aliases after the journal's last line; epoch 0 when nothing was ever promoted."""
+    """The aliases after the journal's last line, and the greatest epoch there ever was; 0 without any promotion."""
     text = next((line.entry["state"] for line in reversed(lines) if "state" in line.entry), "{}")
-    return {"epoch": "0"} | msgspec.json.decode(text, type=dict[str, str])
+    epoch = max((_epoch(line.entry) for line in lines), default=0)
+    return msgspec.json.decode(text, type=dict[str, str]) | {"epoch": str(max(epoch, 0))}
+
+
+def _epoch(fields: Mapping[str, str]) -> int:
+    """The epoch among a log entry's fields or in the aliases; -1 when it is damaged."""
+    text = fields.get("epoch", "0")
+    return int(text) if text.isascii() and text.isdigit() else -1
 
 
 def _order(identity: str) -> tuple[int, int]:

@@ -192,9 +192,12 @@ class RedisStore:
         return {_text(name): _text(value) for name, value in found.items()}
 
     def put_aliases(self, loop: str, values: Mapping[str, str]) -> None:
-        """Write the aliases of an emptied loop: a restore."""
+        """Write the aliases of a loop that lost them: a restore."""
         with _driver_errors():
-            self._redis.hset(_key(loop, "aliases"), mapping=dict(values))
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.delete(_key(loop, "aliases"))
+            pipe.hset(_key(loop, "aliases"), mapping=dict(values))
+            pipe.execute()
 
     def log(self, loop: str, after: str, limit: int) -> list[JournalLine]:
         """Log entries after an id, oldest first."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from schemas.errors import Permanent
 from shared.registry import Bounds, NotFound, Registry
 from shared.registry.artifacts import Artifacts
 
@@ -42,6 +43,35 @@ def test_an_emptied_redis_is_restored_as_it_was(world: World) -> None:
     assert (now.champion, now.previous, now.pinned) == (aliases.champion, aliases.previous, aliases.pinned)
     assert now.epoch == aliases.epoch + 1
     assert world.registry.next_version(LOOP) == "v4"
+
+
+def test_an_old_copy_of_redis_is_brought_up_to_date(world: World) -> None:
+    world.champion()
+    world.registry.pin(LOOP, actor="op", reason="hold")
+    old = {key: world.client.dump(key) for key in world.client.scan_iter("*")}
+    world.registry.unpin(LOOP, actor="op", reason="go on")
+    newest = world.champion()
+    log, epoch = world.registry.log(LOOP), world.registry.aliases(LOOP).epoch
+    world.client.flushdb()
+    for key, value in old.items():
+        world.client.restore(key, 0, value)
+
+    [report] = world.registry.restore()
+    assert (report.champion, report.epoch) == (newest.version, epoch + 1)
+    assert world.registry.aliases(LOOP).pinned is None
+    assert world.registry.log(LOOP)[:-1] == log
+    assert sorted(world.registry.tensors(newest)) == sorted(newest.tensors)
+
+
+def test_a_damaged_epoch_changes_nothing_and_is_restored(world: World) -> None:
+    world.champion()
+    epoch, key = world.registry.aliases(LOOP).epoch, f"{{ratchet:{LOOP}}}:aliases"
+    world.client.hset(key, "epoch", "NaN")
+    with pytest.raises(Permanent, match="the epoch is damaged"):
+        world.registry.pin(LOOP, actor="op", reason="hold")
+    world.registry.restore()
+    assert world.registry.aliases(LOOP).epoch == epoch + 1
+    assert world.registry.aliases(LOOP).champion == "v1"
 
 
 def test_restoring_twice_or_a_whole_redis_changes_nothing(world: World) -> None:

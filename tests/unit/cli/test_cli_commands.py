@@ -41,6 +41,13 @@ def test_nothing_is_changed_without_a_reason(command: str, capsys: pytest.Captur
     assert "--reason" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("reason", ["", "  ", "\x1b[31m", "two\nlines", "x" * 1001])
+def test_a_reason_says_something_in_a_line(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["rollback", "support-intents", "--reason", reason])
+    assert "say why in a line" in capsys.readouterr().err
+
+
 def test_a_good_loop_file_is_called_good(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["loops", "check", str(EXAMPLE)]) == 0
     assert "ok, loop support-intents: text-classification on minilm, learns from correction" in capsys.readouterr().out
