@@ -188,4 +188,26 @@ def _show(found: dict[str, Any]) -> None:
     for loop, aliases in found["loops"].items():
         pinned = f", pinned to {aliases['pinned']}" if aliases.get("pinned") else ""
         print(f"loop {loop}: champion {aliases['champion'] or 'none yet'}{pinned}")
+        for line in _missing(aliases):
+            print(f"  {line}")
     sys.stdout.flush()
+
+
+def _missing(loop: dict[str, Any]) -> list[str]:
+    """Say which predictions of a loop are missing, if any."""
+    said = []
+    if loop.get("waiting"):
+        oldest = _span(loop["oldest_waiting_s"])
+        said.append(f"feedback waits for {loop['waiting']} predictions, the oldest for {oldest}")
+    if loop.get("orphaned"):
+        said.append(f"{loop['orphaned']} predictions never came: `dead_letters` with the code 'orphaned' says which")
+    if loop.get("predictions_lost"):
+        said.append(f"inference has dropped {loop['predictions_lost']} predictions from its log since it started")
+    return said
+
+
+def _span(seconds: float) -> str:
+    for unit, size_s in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size_s:
+            return f"{seconds / size_s:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,6 +1,8 @@
 """What other commands do with a stack that runs: find it, look at it, stop it."""
 
 import contextlib
+import http.client
+import json
 import signal
 import time
 from collections.abc import Mapping
@@ -67,7 +69,7 @@ def status(data_dir: Path) -> dict[str, Any]:
         services = dict(zip(known.processes, pool.map(lambda item: _look(*item), known.processes.items()), strict=True))
     for name, service in services.items():
         service["restarts"] = known.restarts.get(name, 0)
-    return found | {"services": services, "keys": known.keys, "loops": _champions(known)}
+    return found | {"services": services, "keys": known.keys, "loops": _loops(known)}
 
 
 def is_ready(found: dict[str, Any]) -> bool:
@@ -149,21 +151,55 @@ def _rss_bytes(process: psutil.Process | None) -> int:
     return total
 
 
-def _champions(known: State) -> dict[str, dict[str, str | None]]:
+def _loops(known: State) -> dict[str, dict[str, Any]]:
     from shared.loops import load
+
+    try:
+        names = list(load(Path(known.loops_dir)))
+    except RatchetError:
+        return {}
+    champions, missing, lost = _champions(known, names), _missing(known, names), _lost(known)
+    return {name: champions[name] | missing[name] | {"predictions_lost": lost.get(name)} for name in names}
+
+
+def _champions(known: State, names: list[str]) -> dict[str, dict[str, str | None]]:
     from shared.registry import Registry
 
-    found: dict[str, dict[str, str | None]] = {}
-    try:
-        loops = load(Path(known.loops_dir))
+    found: dict[str, dict[str, str | None]] = {name: {"champion": None} for name in names}
+    # Redis is away: the rest of the status still says so.
+    with contextlib.suppress(RatchetError, KeyError):
         registry = Registry.connect(known.environ["RATCHET_REDIS_URL"], Path(known.environ["RATCHET_ARTIFACTS_DIR"]))
-    except (RatchetError, KeyError):
-        return found
-    for name in loops:
-        try:
-            aliases = registry.aliases(name)
-            found[name] = {"champion": aliases.champion, "previous": aliases.previous, "pinned": aliases.pinned}
-        except RatchetError:  # Redis is away: the rest of the status still says so
-            found[name] = {"champion": None}
-    registry.close()
+        with contextlib.closing(registry):
+            for name in names:
+                aliases = registry.aliases(name)
+                found[name] = {"champion": aliases.champion, "previous": aliases.previous, "pinned": aliases.pinned}
     return found
+
+
+def _missing(known: State, names: list[str]) -> dict[str, dict[str, float | None]]:
+    """Return the predictions that feedback names and that are not stored; None for all of it while Postgres is away."""
+    from shared.missing import Missing, missing_predictions
+    from shared.postgres import connect
+
+    try:
+        with connect(known.environ["RATCHET_POSTGRES_URL"], name="ratchet-status", autocommit=True) as connection:
+            missing = missing_predictions(connection)
+    except (RatchetError, KeyError):
+        return {name: {"waiting": None, "oldest_waiting_s": None, "orphaned": None} for name in names}
+    now_ms = time.time_ns() // 1_000_000
+    return {name: {"waiting": loop.n_waiting, "oldest_waiting_s": loop.age_s(now_ms), "orphaned": loop.n_orphaned}
+            for name in names for loop in [missing.get(name, Missing())]}
+
+
+def _lost(known: State) -> dict[str, int]:
+    """Return how many predictions of each loop inference has dropped from its log since it started; {} while away."""
+    if "inference" not in known.processes:
+        return {}
+    connection = http.client.HTTPConnection(urlsplit(known.processes["inference"].url).netloc, timeout=2)
+    try:
+        connection.request("GET", "/v1/loops", headers={"Authorization": f"Bearer {known.keys.get('infer', '')}"})
+        return {loop["name"]: loop["predictions_lost"] for loop in json.loads(connection.getresponse().read())}
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return {}
+    finally:
+        connection.close()

@@ -90,7 +90,9 @@ def test_everything_starts_and_whatever_is_killed_is_started_again_and_all_ends_
     assert operating.is_ready(found)
     assert set(found["services"]) == {"redis", "postgres", "kafka", "collector", "processor", "trainer", "inference"}
     assert all(service["rss_bytes"] > 1_000_000 for service in found["services"].values())
-    assert found["loops"] == {"support-intents": {"champion": None, "previous": None, "pinned": None}}
+    assert found["loops"] == {"support-intents": {
+        "champion": None, "previous": None, "pinned": None, "waiting": 0, "oldest_waiting_s": None, "orphaned": 0,
+        "predictions_lost": None}}
 
     for name in ("collector", "redis", "postgres", "kafka"):
         before = stack.process(name)
@@ -116,6 +118,12 @@ def test_processes_of_a_killed_supervisor_are_ended_by_the_next_up_and_the_data_
     url = stack.status()["services"]["postgres"]["url"]
     with psycopg.connect(url) as connection:
         connection.execute("INSERT INTO loop_counters VALUES ('kept', 7)")
+        connection.execute("""INSERT INTO joins (prediction_id, loop, state, deadline, waiting_since) VALUES
+                              ('pr_1', 'support-intents', 'waiting', now(), now() - interval '90 s'),
+                              ('pr_2', 'support-intents', 'orphaned', now(), now() - interval '9 h')""")
+    missed = stack.status()["loops"]["support-intents"]
+    assert (missed["waiting"], missed["orphaned"], missed["predictions_lost"]) == (1, 1, None)
+    assert 90 <= missed["oldest_waiting_s"] < 150
     orphans = [stack.process(name) for name in stack.status()["services"]]
     assert stack.supervisor is not None
     stack.supervisor.kill()

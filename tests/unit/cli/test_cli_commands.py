@@ -102,6 +102,25 @@ def test_status_and_down_of_nothing_say_so(tmp_path: Path, capsys: pytest.Captur
     assert f"nothing runs on {tmp_path}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("missing", "said"), [
+    ({"waiting": 0, "oldest_waiting_s": None, "orphaned": 0, "predictions_lost": 0}, []),
+    ({"waiting": None, "oldest_waiting_s": None, "orphaned": None, "predictions_lost": None}, []),
+    ({"waiting": 3, "oldest_waiting_s": 5400.2, "orphaned": 2, "predictions_lost": 1},
+     ["feedback waits for 3 predictions, the oldest for 90 min",
+      "2 predictions never came: `dead_letters` with the code 'orphaned' says which",
+      "inference has dropped 1 predictions from its log since it started"])])
+def test_status_says_of_each_loop_which_predictions_are_missing(
+        missing: dict[str, float | None], said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"phase": "ready", "keys": {}, "loops": {"intents": {"champion": "v7"} | missing},
+             "services": {"redis": {"url": "redis://x", "pid": 7, "ready": True, "restarts": 0, "rss_bytes": 1}}}
+    monkeypatch.setattr("services.stack.operating.status", lambda _: found)
+    assert main(["status", "--data-dir", str(tmp_path)]) == 0
+    _, loop, *lines = capsys.readouterr().out.splitlines()
+    assert loop == "loop intents: champion v7"
+    assert [line.strip() for line in lines] == said
+
+
 def test_up_with_a_wrong_loop_file_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "loops").mkdir()
     (tmp_path / "loops" / "bad.toml").write_text("name = 7\n")
