@@ -23,8 +23,13 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def build(predictor: Predictor, batcher: Batcher, access: Access, bodies: Bodies, *, max_batch: int) -> FastAPI:
-    """Return the application; its batcher runs as long as it does."""
+def build(predictor: Predictor, batcher: Batcher, access: Access, bodies: Bodies, *, max_batch: int,
+          log_fault: Callable[[], str] = lambda: "") -> FastAPI:
+    """Return the application; its batcher runs as long as it does.
+
+    Args:
+        log_fault: Why predictions cannot be logged now; empty when they can. Must not block.
+    """
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher.start()
@@ -40,7 +45,7 @@ def build(predictor: Predictor, batcher: Batcher, access: Access, bodies: Bodies
     app.add_route("/v2", oip.handle, methods=_ANY)
     app.add_route("/v2/{path:path}", oip.handle, methods=_ANY)
     app.add_api_route("/health/live", lambda: {"status": "live"}, methods=["GET"])
-    app.add_route("/health/ready", _readiness(predictor.loops), methods=["GET"])
+    app.add_route("/health/ready", _readiness(predictor.loops, log_fault), methods=["GET"])
     app.add_route("/metrics", _metrics, methods=["GET"])
     app.add_exception_handler(HTTPException, _failed)
     app.add_exception_handler(Exception, _failed)
@@ -48,11 +53,14 @@ def build(predictor: Predictor, batcher: Batcher, access: Access, bodies: Bodies
     return app
 
 
-def _readiness(loops: Mapping[str, ServedLoop]) -> Callable[[Request], Response]:
+def _readiness(loops: Mapping[str, ServedLoop], log_fault: Callable[[], str]) -> Callable[[Request], Response]:
     def ready(request: Request) -> Response:
-        """503 until every loop can answer; a loop that answers but cannot follow the registry is only degraded."""
+        """503 until every loop can answer. One that cannot follow the registry, and a log that waits for Kafka, only
+        degrade it."""
         faults = {name: loop.degraded or "loading" for name, loop in loops.items() if loop.lineup is None}
         degraded = {name: loop.degraded for name, loop in loops.items() if loop.lineup is not None and loop.degraded}
+        if fault := log_fault():
+            degraded["prediction log"] = fault  # no loop's name has a space
         status = "not ready" if faults else "ready"
         return json({"status": status, "faults": faults, "degraded": degraded}, status=503 if faults else 200)
     return ready

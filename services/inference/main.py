@@ -70,11 +70,16 @@ def run() -> None:
     predictor = Predictor(served, batcher, log, Pseudonymiser(chosen.pseudonym_key),
                           new_id=PredictionIds(secrets.token_bytes))
     access = Access(chosen.infer_keys, chosen.operate_keys)
-    built = app.build(predictor, batcher, access, Bodies(chosen.max_request_bytes), max_batch=chosen.max_batch)
+    built = app.build(predictor, batcher, access, Bodies(chosen.max_request_bytes), max_batch=chosen.max_batch,
+                      log_fault=producer.fault)
     for follower in followers:
         follower.start()
     try:
-        web.serve(built, opened)
+        # Without the producer's thread every further prediction would be answered and lost until somebody looks.
+        web.serve(built, opened, doom=lambda: "" if producer.alive() else producer.fault())
+    except Permanent as exc:
+        _log.error("inference_must_restart", fault=str(exc))
+        sys.exit(1)
     finally:
         for follower in followers:
             follower.stop()

@@ -1,5 +1,7 @@
 """Inference keeps answering while Redis or Kafka are away, loses nothing it could keep, and comes back after a kill."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from shared.kafka import create_topics
 from shared.registry import Registry
 from tests.support import tiny_bert
 from tests.support.servers import RestartableServers, embedded
-from tests.support.services import eventually
+from tests.support.services import ROOT, eventually
 
 from .conftest import LOOP, Publisher, Running
 from .test_inference_swaps import assert_consistent, load
@@ -114,12 +116,25 @@ def test_beyond_its_bound_the_log_counts_what_it_loses_and_still_answers(
     publisher.champion()
     inference = serve(**env, RATCHET_INFERENCE_LOG_MAX_BYTES="8000")
     kafka_and_redis.kill("kafka")
+    eventually(lambda: b'"prediction log"' in inference.process.get("/health/ready")[1])
+    assert inference.process.ready()
     for _ in range(30):
         assert inference.predict("help")[0]["label"]
     lost = inference.loop()["predictions_lost"]
     assert 10 <= lost < 30
     assert f'ratchet_predictions_lost_total{{loop="{LOOP}"}} {lost}.0' in inference.client.get("/metrics").text
     inference.process.kill()  # stopped in order it would try for 10 s to write the rest to a Kafka that is away
+
+
+def test_a_dead_producer_thread_ends_the_process_and_says_why(inference_env: dict[str, str]) -> None:
+    # As long as this process lived, every prediction would be answered and lost.
+    code = ("from shared.kafka import FrameProducer; FrameProducer._turn = lambda self: 1 / 0; "
+            "from services.inference.main import run; run()")
+    ended = subprocess.run([sys.executable, "-c", code], env=inference_env | {"RATCHET_INFERENCE_PORT": "0"}, cwd=ROOT,
+                           capture_output=True, text=True, timeout=90, check=False)
+    assert ended.returncode == 1
+    assert '"event":"inference_must_restart"' in ended.stderr
+    assert "producer's thread has ended" in ended.stderr
 
 
 def test_stopping_flushes_the_prediction_log(serve: Callable[..., Running], publisher: Publisher,
