@@ -85,28 +85,33 @@ class Registry:
         """Store a version; it serves nowhere before it is promoted. Idempotent.
 
         Args:
-            tensors: By name, exactly those of the manifest.
+            tensors: By name, exactly those of the manifest. One that is stored already is not looked at again.
 
         Raises:
             Corrupt: A tensor is not the one that the manifest refers to.
             Conflict: Another manifest was published under this version's name.
         """
         loop, number = manifest.loop, number_of(manifest.version)
-        packed = _pack_all(manifest, tensors)
-        verdict = self._unless_lost(loop, lambda: self._publish(manifest, number, packed, actor, reason))
+        _compare(manifest, tensors)
+        verdict = self._unless_lost(loop, lambda: self._publish(manifest, number, tensors, actor, reason))
         if verdict == "other":
             raise Conflict(f"loop {loop} has another version {manifest.version} already; take a new name")
         self._journal.catch_up(loop)
 
-    def _publish(self, manifest: Manifest, number: int, packed: Mapping[str, bytes], actor: str, reason: str) -> str:
+    def _publish(self, manifest: Manifest, number: int, tensors: Mapping[str, np.ndarray], actor: str,
+                 reason: str) -> str:
         loop = manifest.loop
         with self._artifacts.lock(loop, "publish"):
             has_history = self._artifacts.has_history(loop)
-            for ref in manifest.tensors.values():
-                if not self._artifacts.has_blob(loop, ref.sha256, ref.n_bytes):
-                    self._artifacts.put_blob(loop, ref.sha256, packed[ref.sha256])
-                if not self._store.has_blob(loop, ref):
-                    self._store.put_blob(loop, ref.sha256, packed[ref.sha256])
+            no_file = {name: ref for name, ref in manifest.tensors.items()
+                       if not self._artifacts.has_blob(loop, ref.sha256, ref.n_bytes)}
+            no_copy = {name: ref for name, ref in manifest.tensors.items() if not self._store.has_blob(loop, ref)}
+            # Nothing else is packed and hashed: a generation's versions share a projection of 4.6 MB, 9 ms each time.
+            packed = {name: _pack(manifest, name, tensors[name]) for name in no_file | no_copy}
+            for name, ref in no_file.items():
+                self._artifacts.put_blob(loop, ref.sha256, packed[name])
+            for name, ref in no_copy.items():
+                self._store.put_blob(loop, ref.sha256, packed[name])
             stored = self._store.manifest(loop, manifest.version)
             sealed = envelope.seal(manifest)
             if stored is None:
@@ -374,18 +379,25 @@ class Registry:
         self._store.trim_log(loop, self._bounds.n_entries)
 
 
-def _pack_all(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+def _compare(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:
     if set(tensors) != set(manifest.tensors):
         raise Corrupt(f"loop {manifest.loop} version {manifest.version}: the manifest names {sorted(manifest.tensors)} "
                       f"but the tensors are {sorted(tensors)}")
-    packed = {}
-    for name, array in tensors.items():
-        blob = blobs.pack(array)
-        if blobs.ref_of(array, blob) != manifest.tensors[name]:
-            raise Corrupt(f"loop {manifest.loop} version {manifest.version}: tensor {name} is not the one that the "
-                          "manifest refers to")
-        packed[manifest.tensors[name].sha256] = blob
-    return packed
+    for name, ref in manifest.tensors.items():
+        if (str(tensors[name].dtype), tuple(tensors[name].shape)) != (ref.dtype, tuple(ref.shape)):
+            raise _not_the_one(manifest, name)
+
+
+def _pack(manifest: Manifest, name: str, array: np.ndarray) -> bytes:
+    blob = blobs.pack(array)
+    if blobs.ref_of(array, blob) != manifest.tensors[name]:
+        raise _not_the_one(manifest, name)
+    return blob
+
+
+def _not_the_one(manifest: Manifest, name: str) -> Corrupt:
+    return Corrupt(f"loop {manifest.loop} version {manifest.version}: tensor {name} is not the one that the manifest "
+                   "refers to")
 
 
 def _refuse(verdict: str, detail: str, loop: str, version: str) -> None:
