@@ -18,7 +18,7 @@ from services.trainer.gate import Pairs, Rule, decide
 from services.trainer.keeping import Keeper
 from services.trainer.publisher import Candidate, Generation, Publisher
 from services.trainer.reading import BATCH, Reader, Shape
-from services.trainer.schedule import Started, is_due
+from services.trainer.schedule import Started, is_due, next_update_at
 from services.trainer.store import Progress, Store
 from services.trainer.trial import Trial, job_for
 from shared.holdout import is_held_out
@@ -41,7 +41,7 @@ class Options:
     """What ``Settings`` says about one loop's trainer, and where it keeps its files."""
 
     directory: Path
-    update_every_s: float = 0.5
+    update_every_s: float = 0.25
     snapshot_every_s: float = 60.0
     keep_versions: int = 20
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
@@ -72,7 +72,7 @@ class LoopTrainer:
         self._line: Scorer | None = None
         self._pending = self._held_back = self._caught_up = False
         self._stop = Event()
-        self._updated_at = -1e9
+        self._next_update_at = 0.0
         self._n_published = 0
         self.fault = "starting"
 
@@ -118,11 +118,14 @@ class LoopTrainer:
         learner = self._learner if self._learner is not None else self._start()
         if not self._caught_up and not self._catch_up(learner):
             return
+        began_at, began_ms, worked_s = time.monotonic(), self._options.now_ms(), time.thread_time()
         if self._read(learner, self._reader) or self._was_unpinned():
             self._pending = True
         if self._pending and self._wait_s() <= 0:
-            self._updated_at = time.monotonic()
-            self._update(learner)
+            self._update(learner, began_ms=began_ms)
+            ended_at, worked_s = time.monotonic(), time.thread_time() - worked_s
+            self._next_update_at = next_update_at(self._options.update_every_s, began_at, ended_at, worked_s)
+            metrics.update_s.labels(self._loop.name).observe(ended_at - began_at)
         self._look_after_fine_tune(learner)
         self._keeper.tend(self._present(), self._fingerprint(), self._progress(),
                           every_s=self._options.snapshot_every_s)
@@ -216,7 +219,7 @@ class LoopTrainer:
         return True
 
     def _wait_s(self) -> float:
-        return self._options.update_every_s - (time.monotonic() - self._updated_at)
+        return self._next_update_at - time.monotonic()
 
     def _rest(self, stop: Event) -> None:
         """Wait for what comes next: the next update's time, or an announcement, at most a second."""
@@ -227,8 +230,7 @@ class LoopTrainer:
 
     # Updating
 
-    def _update(self, learner: Learner) -> None:
-        began, began_ms = time.monotonic(), self._options.now_ms()
+    def _update(self, learner: Learner, *, began_ms: int) -> None:
         scorer = learner.candidate()
         if not scorer.labels:
             self._pending = False
@@ -241,7 +243,6 @@ class LoopTrainer:
         candidate = self._candidate(self._generation, learner, scorer, unseen, decision, "analytic", aliases)
         settled = self._conclude(candidate, aliases, first_seq=cut + 1, began_ms=began_ms)
         self._pending = bool(peeked.rows) or not settled
-        metrics.update_s.labels(self._loop.name).observe(time.monotonic() - began)
 
     def _decide(self, scorer: Scorer, unseen: Unseen, aliases: Aliases) -> tuple[GateDecision, int]:
         """The gate's decision on an analytic update, and the champion's last seq."""

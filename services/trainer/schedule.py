@@ -1,4 +1,4 @@
-"""When to fine-tune: often enough to matter, seldom enough that its cost stays in proportion. Pure."""
+"""When to update and when to fine-tune: often enough to matter, seldom enough to stay in proportion. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +23,19 @@ class Started:
     at_ms: int = 0
     cut: int = 0
     n_learned: int = 0
+
+
+def next_update_at(every_s: float, began_at: float, ended_at: float, worked_s: float) -> float:
+    """When the next update may start.
+
+    The trainer rests as long as it worked: it learns with half of a core at most and leaves the rest to serving.
+
+    Args:
+        every_s: Least time between the starts of two updates.
+        began_at, ended_at: When the last one began to read and was done, on any clock in seconds.
+        worked_s: CPU time that it took; on a busy machine less than passed, where a longer rest would help nobody.
+    """
+    return max(began_at + every_s, ended_at + worked_s)
 
 
 def is_due(training: Training, last: Started, *, now_ms: int, n_learned: int, n_labels: int) -> bool:

@@ -12,7 +12,7 @@ from schemas.loops import Seconds, Training
 from services.trainer.core import Learner, LearnerState, Scorer
 from services.trainer.examples import Change, Embedded, Example, changes, in_force, logged_embedding
 from services.trainer.reading import Batch
-from services.trainer.schedule import GROWTH, Started, is_due
+from services.trainer.schedule import GROWTH, Started, is_due, next_update_at
 from services.trainer.tuning import sample
 from shared.holdout import is_held_out
 from shared.models.analytic import RidgeHead, projection
@@ -237,3 +237,10 @@ def test_the_replay_sample_holds_all_new_and_some_old_examples() -> None:
     assert len([r for r in chosen if r.seq <= 80]) == 30
     assert chosen == sample(rows, since=80, replay=1.5, seed=1)
     assert len(sample(rows, since=80, replay=100, seed=1)) == 100
+
+
+@pytest.mark.parametrize(("ended_at", "worked_s", "next_at"),
+                         [(10.1, 0.05, 10.25), (10.2, 0.2, 10.4), (11.0, 0.1, 11.1)])
+def test_the_trainer_rests_as_long_as_it_worked_and_never_updates_more_often_than_told(
+        ended_at: float, worked_s: float, next_at: float) -> None:
+    assert next_update_at(0.25, 10.0, ended_at, worked_s) == pytest.approx(next_at)
