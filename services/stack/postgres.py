@@ -25,7 +25,7 @@ SETTINGS = {
     "shared_buffers": "64MB", "max_connections": "64", "unix_socket_directories": "", "listen_addresses": HOST,
     "dynamic_shared_memory_type": "posix", "log_min_messages": "warning", "max_wal_size": "256MB",
     "timezone": "UTC", "log_timezone": "UTC", "cluster_name": "ratchet", "jit": "off", "password_encryption":
-    "scram-sha-256", "io_method": "sync",
+    "scram-sha-256", "io_method": "sync", "track_commit_timestamp": "on",
 }
 
 
