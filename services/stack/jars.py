@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,13 +75,17 @@ def classpath(say: Say, cache: Path | None = None, stop: threading.Event = NEVER
         Permanent: A fetched jar is not the pinned one.
         Stopped: It was asked to stop first.
     """
+    return os.pathsep.join(map(str, fetched(pins(), say, cache, stop)))
+
+
+def fetched(wanted: Sequence[Jar], say: Say, cache: Path | None = None, stop: threading.Event = NEVER) -> list[Path]:
+    """Return pinned jars' files; what is missing or damaged in the cache is fetched. Raises as ``classpath``."""
     folder = (cache or cache_dir()) / f"kafka-{KAFKA_VERSION}"
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = pins()
     missing = [jar for jar in wanted if not _intact(folder / jar.file_name, jar)]
     if missing:
         _fetch_all(missing, folder, say, stop)
-    return os.pathsep.join(str(folder / jar.file_name) for jar in wanted)
+    return [folder / jar.file_name for jar in wanted]
 
 
 def _intact(file: Path, jar: Jar) -> bool:
