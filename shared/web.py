@@ -86,6 +86,42 @@ def listen(host: str, port: int, variable: str, *, share: bool = False) -> socke
     return opened
 
 
+class _OneWrite:
+    """A transport that holds an answer's headers back until its body comes: one system call, not two.
+
+    Everything else is the transport's own.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._held = transport, b""
+        self.is_closing, self.pause_reading = transport.is_closing, transport.pause_reading
+        self.resume_reading = transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        """Write, or hold what is all of an answer's headers (but not those of 100 Continue)."""
+        if not self._held and data.endswith(b"\r\n\r\n") and data.startswith(b"HTTP/1.1 ") and data[9:10] != b"1":
+            self._held = data
+        elif self._held:
+            self._transport.write(self._held + data)
+            self._held = b""
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write what is held: the answer has no body."""
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""
+
+    def close(self) -> None:
+        """Close, once all is written."""
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Connection(HttpToolsProtocol):
     """One connection: its next request's line and headers come within a time and a size, or it is closed.
 
@@ -100,7 +136,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the time for the first request's headers."""
-        super().connection_made(cast(asyncio.Transport, transport))
+        self._answers = _OneWrite(cast(asyncio.Transport, transport))
+        super().connection_made(cast(asyncio.Transport, self._answers))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -127,6 +164,11 @@ class Connection(HttpToolsProtocol):
             return None
         self.cycle.keep_alive = False
         return True  # the other half stays open
+
+    def on_response_complete(self) -> None:
+        """Write out an answer without a body; go on to the next request."""
+        self._answers.flush()
+        super().on_response_complete()
 
     def on_message_begin(self) -> None:
         """Start to count the headers' bytes."""

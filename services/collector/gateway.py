@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from shared.kafka import Part
 class Producer(Protocol):
     """What the collector needs of a Kafka producer; ``FrameProducer`` is one."""
 
-    def send_encoded(self, parts: Sequence[Part]) -> Future[None]:
+    def send_encoded(self, parts: Sequence[Part], told: Callable[[Transient | None], None]) -> None:
         """Send encoded items that are acknowledged together; raises Transient when they are refused."""
 
     def fault(self) -> str:
@@ -38,7 +37,7 @@ class Gateway:
         self._max_requests, self._max_bytes = max_requests, max_request_bytes
         self._n_requests = 0
         self._n_bytes = 0
-        self._arrived: deque[tuple[asyncio.Future[None], BaseException | None]] = deque()
+        self._arrived: deque[tuple[asyncio.Future[None], Transient | None]] = deque()
         self._called = False
 
     @contextmanager
@@ -95,12 +94,12 @@ class Gateway:
         parts += [(self._topics.dead, letter.id, frames.encode_one(letter)) for letter in intake.dead]
         loop = asyncio.get_running_loop()
         answer = loop.create_future()
-        self._producer.send_encoded(parts).add_done_callback(lambda stored: self._arrive(loop, answer, stored))
+        self._producer.send_encoded(parts, lambda fault: self._arrive(loop, answer, fault))
         return answer
 
-    def _arrive(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[None], stored: Future[None]) -> None:
+    def _arrive(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[None], fault: Transient | None) -> None:
         """Bring an answer to the event loop; called in the producer's threads."""
-        self._arrived.append((answer, stored.exception()))
+        self._arrived.append((answer, fault))
         # One acknowledgement by Kafka answers many requests, and the loop is woken once for all of them.
         if not self._called:
             self._called = True

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
 from schemas.errors import Transient
@@ -20,23 +19,28 @@ Part = tuple[str, str, bytes]
 """One encoded item on its way: topic, key and bytes. A plain tuple, since there is one for every event."""
 
 
+Told = Callable[[Transient | None], None]
+"""Takes the answer about some items: None when Kafka has all of them."""
+
+
 class Ticket:
-    """One caller's items, and the future that resolves when Kafka has all of them.
+    """One caller's items, and whom to tell when Kafka has all of them.
 
     Attributes:
+        resolved: The caller was told.
         deadline_s: Monotonic time after which the caller is told that Kafka did not acknowledge in time.
         n_pieces: Frames that hold some of its items and are not acknowledged yet; set by ``group``.
     """
 
-    __slots__ = ("deadline_s", "future", "n_bytes", "n_pieces", "parts")
+    __slots__ = ("_told", "deadline_s", "n_bytes", "n_pieces", "parts", "resolved")
 
-    def __init__(self, parts: Sequence[Part], n_bytes: int, deadline_s: float) -> None:
+    def __init__(self, parts: Sequence[Part], n_bytes: int, deadline_s: float, told: Told) -> None:
         self.parts = parts
         self.n_bytes = n_bytes
         self.deadline_s = deadline_s
         self.n_pieces = 0
-        self.future: Future[None] = Future()
-        self.future.set_running_or_notify_cancel()
+        self.resolved = False
+        self._told = told
 
     def acknowledge(self) -> bool:
         """One of its frames is safe. Returns whether that was the last one."""
@@ -44,14 +48,10 @@ class Ticket:
         return self.n_pieces == 0
 
     def resolve(self, error: Transient | None) -> None:
-        """Tell the caller, once; later calls change nothing."""
-        try:
-            if error is None:
-                self.future.set_result(None)
-            else:
-                self.future.set_exception(error)
-        except InvalidStateError:
-            return
+        """Tell the caller. Only the first call counts; two at once are for whoever calls to prevent."""
+        if not self.resolved:
+            self.resolved = True
+            self._told(error)
 
 
 @dataclass(slots=True)

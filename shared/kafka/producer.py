@@ -17,7 +17,7 @@ from schemas.errors import Transient
 from schemas.events import Event
 from schemas.predictions import Prediction
 from shared.kafka import metrics
-from shared.kafka.grouping import Frame, Part, Ticket, group
+from shared.kafka.grouping import Frame, Part, Ticket, Told, group
 from shared.kafka.watch import Watch
 from shared.logs import Log
 
@@ -82,18 +82,31 @@ class FrameProducer:
         return self.send_many([(topic, key, item)])
 
     def send_many(self, records: Sequence[Record]) -> Future[None]:
-        """Encode items and send them; as ``send_encoded``."""
-        return self.send_encoded([(topic, key, frames.encode_one(item)) for topic, key, item in records])
+        """Encode items and send them, as ``send_encoded``.
 
-    def send_encoded(self, parts: Sequence[Part]) -> Future[None]:
+        Returns:
+            A future that resolves when every item is on all in-sync replicas, or fails with Transient. It cannot be
+            cancelled.
+        """
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
+
+        def told(error: Transient | None) -> None:
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        self.send_encoded([(topic, key, frames.encode_one(item)) for topic, key, item in records], told)
+        return future
+
+    def send_encoded(self, parts: Sequence[Part], told: Told) -> None:
         """Send items that are acknowledged together. Never blocks.
 
         Args:
             parts: Each as ``frames.encode_one`` writes it.
-
-        Returns:
-            A future that resolves when every item is on all in-sync replicas, or fails with Transient; then some of
-            the items may still arrive. It cannot be cancelled.
+            told: Called once, in any thread: with None when every item is on all in-sync replicas, else with what is
+                wrong; then some of the items may still arrive. It must not block nor raise.
 
         Raises:
             Transient: Refused, nothing was taken: too many bytes in flight, closing, or Kafka is away (``fail_fast``).
@@ -101,10 +114,10 @@ class FrameProducer:
         if unknown := {topic for topic, _, _ in parts} - self._topics:
             raise ValueError(f"the topics {unknown} were not named when the producer was made")
         n_bytes = sum([len(data) for _, _, data in parts])
-        ticket = Ticket(parts, n_bytes, time.monotonic() + self._ack_timeout_s)
         if not parts:
-            ticket.resolve(None)
-            return ticket.future
+            told(None)
+            return
+        ticket = Ticket(parts, n_bytes, time.monotonic() + self._ack_timeout_s, told)
         if self._fail_fast and (fault := self.fault()):
             raise Transient(f"Kafka is away: {fault}")
         with self._lock:
@@ -117,7 +130,6 @@ class FrameProducer:
             self._queue.append(ticket)
         if not self._wake.is_set():
             self._wake.set()
-        return ticket.future
 
     def fault(self) -> str:
         """Return why items cannot be written now; empty when they can. Never blocks."""
@@ -198,7 +210,7 @@ class FrameProducer:
         with self._lock:
             while self._queue:
                 ticket = self._queue.popleft()
-                if ticket.future.done():
+                if ticket.resolved:
                     self._n_bytes -= ticket.n_bytes
                 else:
                     tickets.append(ticket)
@@ -239,8 +251,8 @@ class FrameProducer:
                 self._last_ack_s = now_s
                 self._stalled = False
             for ticket in frame.tickets:
-                if exc is not None or ticket.acknowledge():
-                    self._open.pop(ticket, None)
+                if (exc is not None or ticket.acknowledge()) and ticket in self._open:
+                    del self._open[ticket]
                     done.append(ticket)
             if not self._open:
                 self._idle.notify_all()
@@ -264,12 +276,14 @@ class FrameProducer:
             self._give_up(ticket, f"no acknowledgement within {self._ack_timeout_s} s")
         with self._lock:
             # What was never handed to kafka-python is dropped; the rest stays counted until kafka-python lets go of it.
-            while self._queue and self._queue[0].future.done():
+            while self._queue and self._queue[0].resolved:
                 self._n_bytes -= self._queue.popleft().n_bytes
 
     def _give_up(self, ticket: Ticket, why: str) -> None:
         with self._idle:
-            self._open.pop(ticket, None)
+            if ticket not in self._open:
+                return  # it was told meanwhile
+            del self._open[ticket]
             if not self._open:
                 self._idle.notify_all()
         ticket.resolve(Transient(f"Kafka is away: {why}"))

@@ -10,6 +10,7 @@ from schemas.errors import Transient
 from schemas.events import Event
 from schemas.frames import encode_one
 from shared.kafka import Part, Record
+from shared.kafka.grouping import Told
 
 
 class FakeProducer:
@@ -35,21 +36,22 @@ class FakeProducer:
 
     def send_many(self, records: Sequence[Record]) -> Future[None]:
         """Remember items."""
-        return self.send_encoded([(topic, key, encode_one(item)) for topic, key, item in records])
+        future: Future[None] = Future()
+        self.send_encoded([(topic, key, encode_one(item)) for topic, key, item in records],
+                          lambda fault: future.set_exception(fault) if fault else future.set_result(None))
+        return future
 
-    def send_encoded(self, parts: Sequence[Part]) -> Future[None]:
+    def send_encoded(self, parts: Sequence[Part], told: Told) -> None:
         """Remember encoded items."""
         if unknown := {topic for topic, _, _ in parts} - self._topics:
             raise ValueError(f"the topics {unknown} were not named when the producer was made")
         if self.away and parts:
             raise Transient(f"Kafka is away: {self.away}")
-        future: Future[None] = Future()
         if self.silent:
-            future.set_exception(Transient("Kafka is away: no acknowledgement"))
+            told(Transient("Kafka is away: no acknowledgement"))
         else:
             self.parts += parts
-            future.set_result(None)
-        return future
+            told(None)
 
     def fault(self) -> str:
         """Why nothing can be sent."""

@@ -11,7 +11,7 @@ from shared.kafka.grouping import Ticket, group, partition_of
 keys = st.sampled_from(["", "s_1", "s_2", "s_3", "é", "\ud800"])
 parts = st.tuples(st.sampled_from(["events", "dead"]), keys, st.binary(max_size=40))
 tickets = st.lists(st.lists(parts, min_size=1, max_size=6).map(
-    lambda items: Ticket(items, sum(len(data) for _, _, data in items), 0.0)), max_size=8)
+    lambda items: Ticket(items, sum(len(data) for _, _, data in items), 0.0, lambda fault: None)), max_size=8)
 PARTITIONS = {"events": 4, "dead": 1}
 
 
@@ -55,10 +55,11 @@ def test_a_caller_is_told_once_all_frames_with_its_items_are_acknowledged_in_wha
 
 
 def test_a_caller_gets_its_first_answer_only():
-    ticket = Ticket([("events", "k", b"1")], 1, 0.0)
+    told = []
+    ticket = Ticket([("events", "k", b"1")], 1, 0.0, told.append)
     ticket.resolve(Transient("away"))
     ticket.resolve(None)
-    assert isinstance(ticket.future.exception(), Transient)
+    assert [type(fault) for fault in told] == [Transient]
 
 
 def test_the_partition_of_a_key_never_changes():

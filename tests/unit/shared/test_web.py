@@ -9,7 +9,7 @@ import threading
 import pytest
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from schemas.errors import Permanent
@@ -43,8 +43,14 @@ def server():
         head_timeout_s = 0.3
 
     opened = listening()
-    config = uvicorn.Config(Starlette(routes=[Route("/", echo, methods=["POST"])]), log_config=None, lifespan="off",
-                            loop="uvloop", http=Impatient)
+    async def count(_):
+        async def parts():
+            for number in range(3):
+                yield b"HTTP/1.1 %d\r\n\r\n" % number
+        return StreamingResponse(parts())
+
+    routes = [Route("/", echo, methods=["GET", "POST"]), Route("/parts", count)]
+    config = uvicorn.Config(Starlette(routes=routes), log_config=None, lifespan="off", loop="uvloop", http=Impatient)
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, args=([opened],))
     thread.start()
@@ -96,3 +102,16 @@ def test_a_body_may_take_longer_than_the_headers(server):
 def test_a_client_that_closed_its_half_is_answered(server):
     assert exchange(server, POST + b"\r\nbody", end=True).endswith(b"body")
     assert exchange(server, POST + b"\r\nbo", end=True) == b""
+
+
+@pytest.mark.parametrize(("asked", "body"), [
+    (b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", b""), (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b""),
+    (b"GET /parts HTTP/1.1\r\nHost: x\r\n\r\n", b"".join(b"e\r\nHTTP/1.1 %d\r\n\r\n\r\n" % n for n in range(2))),
+    (POST + b"Expect: 100-continue\r\n\r\nbody", b"body"),
+])
+def test_an_answer_is_whole_with_a_body_or_without(server, asked, body):
+    # Without "Connection: close": what is not written out would never come, and the next answer would be late.
+    answer = exchange(server, asked, POST + b"Connection: close\r\n\r\nlast")
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert body in answer
+    assert answer.endswith(b"\r\n\r\nlast")
