@@ -171,8 +171,10 @@ def _champions(known: State, names: list[str]) -> dict[str, dict[str, str | None
         registry = Registry.connect(known.environ["RATCHET_REDIS_URL"], Path(known.environ["RATCHET_ARTIFACTS_DIR"]))
         with contextlib.closing(registry):
             for name in names:
-                aliases = registry.aliases(name)
-                found[name] = {"champion": aliases.champion, "previous": aliases.previous, "pinned": aliases.pinned}
+                with contextlib.suppress(RatchetError):
+                    aliases = registry.aliases(name)
+                    found[name] = {"champion": aliases.champion, "previous": aliases.previous,
+                                   "pinned": aliases.pinned}
     return found
 
 
