@@ -7,7 +7,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from services.collector import app
 from services.collector.endpoints import Shared
 from services.collector.gateway import Gateway
 from services.collector.privacy import Privacy
-from shared.kafka import FrameProducer, Record
+from shared.kafka import FrameProducer, Part
+from shared.kafka.grouping import Told
 from shared.pseudonym import Pseudonymiser
 from shared.settings import Keys
 from tests.support.absent import skip_absent, skip_broken
@@ -39,13 +39,13 @@ class Refusing:
     def __init__(self, inner: FrameProducer) -> None:
         self.inner, self.left, self.refused = inner, 0, 0
 
-    def send_many(self, records: Sequence[Record]) -> Future[None]:
+    def send_encoded(self, parts: Sequence[Part], told: Told) -> None:
         """Refuse, or send."""
         if self.left > 0:
             self.left -= 1
             self.refused += 1
             raise Transient("Kafka is away: switched off by the test")
-        return self.inner.send_many(records)
+        self.inner.send_encoded(parts, told)
 
     def fault(self) -> str:
         """As the real one."""
