@@ -108,7 +108,7 @@ def _read(kind: Any, environ: Mapping[str, str], of: str, default: Any, wrong: l
         text = environ.get(variable, "")
         if not text:
             if usual is MISSING:
-                wrong.append(f"{variable} is not set: {spec.metadata['doc']}")
+                wrong.append(f"{variable} is not set: {spec.metadata['doc'].rstrip('.')}")
             values[spec.name] = usual
             continue
         try:

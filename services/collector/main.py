@@ -33,7 +33,7 @@ def run() -> None:
         except ValueError as exc:
             raise settings.InvalidSetting(f"RATCHET_PSEUDONYMISE_FIELDS is wrong: {exc}") from exc
         # Workers may share the port, with each other and nobody else.
-        opened = web.listen(config.host, config.port, "RATCHET_COLLECTOR_PORT", share=config.supervisor != 0)
+        opened = web.listen(config.at.host, config.at.port, "RATCHET_COLLECTOR_PORT", share=config.supervisor != 0)
     except Permanent as exc:
         print(f"ratchet collector: {exc}", file=sys.stderr)
         sys.exit(2)
@@ -41,9 +41,9 @@ def run() -> None:
     if config.workers > 1 and not config.supervisor:
         sys.exit(_supervise(config, opened))
     _log.info("collector_started", **settings.shown(config))
-    topics = Topics(config.topic_prefix)
+    topics = Topics(config.kafka.topic_prefix)
     producer = FrameProducer(
-        config.kafka, (topics.events, topics.dead), client_id="ratchet-collector",
+        config.kafka.bootstrap, (topics.events, topics.dead), client_id="ratchet-collector",
         max_bytes_in_flight=config.max_bytes_in_flight, ack_timeout_s=config.ack_timeout_s, linger_s=config.linger_s,
         one_per_record=config.one_per_record)
     gateway = Gateway(producer, topics, max_requests=config.max_requests, max_request_bytes=config.max_request_bytes)

@@ -3,23 +3,21 @@
 from dataclasses import dataclass
 
 from services.collector.privacy import DEFAULT_FIELDS
-from shared.settings import Keys, port, positive, setting
+from shared.ports import USUAL
+from shared.settings import Keys, group, positive, setting
+from shared.surroundings import Address, Kafka, log_level, pseudonym_key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Read once by ``main.py``; see each description."""
 
+    at: Address = group(Address(port=USUAL["collector"]), of="COLLECTOR")
+    kafka: Kafka = group()
+    log_level: str = log_level()
     collect_keys: Keys = setting("RATCHET_COLLECT_KEYS", doc="Write keys, name:key,name:key; the name is the project.",
                                  secret=True)
-    pseudonym_key: str = setting("RATCHET_PSEUDONYM_KEY", doc="Secret of the pseudonyms, 16 characters or more.",
-                                 secret=True,
-                                 check=lambda key: None if len(key) >= 16 else "it is shorter than 16 characters")
-    kafka: str = setting("RATCHET_KAFKA_BOOTSTRAP", "127.0.0.1:9092", "Kafka's host:port, several by commas.")
-    topic_prefix: str = setting("RATCHET_TOPIC_PREFIX", "ratchet", "What the topics' names begin with.")
-    host: str = setting("RATCHET_COLLECTOR_HOST", "127.0.0.1", "Address to listen on.")
-    port: int = setting("RATCHET_COLLECTOR_PORT", 8080, "TCP port to listen on.", check=port)
-    log_level: str = setting("RATCHET_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
+    pseudonym_key: str = pseudonym_key()
     pseudonymise_fields: tuple[str, ...] = setting(
         "RATCHET_PSEUDONYMISE_FIELDS", DEFAULT_FIELDS,
         "Dotted paths of fields that are replaced by keyed hashes, by commas. Users' ids always are.")

@@ -41,7 +41,7 @@ def run() -> None:
     try:
         chosen = settings.read(Settings)
         declared = loops.load(chosen.loops_dir)
-        opened = web.listen(chosen.host, chosen.port, "RATCHET_INFERENCE_PORT")
+        opened = web.listen(chosen.at.host, chosen.at.port, "RATCHET_INFERENCE_PORT")
     except (Permanent, InvalidLoop) as exc:
         print(f"ratchet inference: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc
@@ -53,15 +53,15 @@ def run() -> None:
     for name in served:  # a loss that never happened reads 0, not nothing
         for counter in (metrics.lost, metrics.swaps, metrics.refused, metrics.predictions):
             counter.labels(name)
-    topics = Topics(chosen.topic_prefix)
-    producer = FrameProducer(chosen.kafka_bootstrap, [topics.predictions], client_id="ratchet-inference",
+    topics = Topics(chosen.kafka.topic_prefix)
+    producer = FrameProducer(chosen.kafka.bootstrap, [topics.predictions], client_id="ratchet-inference",
                              max_bytes_in_flight=2 * chosen.log_max_bytes, ack_timeout_s=_ACK_TIMEOUT_S,
                              fail_fast=False)
     log = PredictionLog(producer, topics.predictions, max_bytes=chosen.log_max_bytes,
                         on_lost=partial(_count_lost, served))
-    registry = Registry.connect(chosen.redis_url, chosen.artifacts_dir)
+    registry = Registry.connect(chosen.registry.redis_url, chosen.registry.artifacts_dir)
     loader = Loader(registry, device=chosen.device)
-    replica = chosen.replica or f"{socket.gethostname()}:{chosen.port}"
+    replica = chosen.replica or f"{socket.gethostname()}:{chosen.at.port}"
     followers = [Follower(loop, registry, loader, replica=replica, in_use=lambda: [
         version for loop in served.values() if loop.lineup for version in loop.lineup.loaded.values()])
         for loop in served.values()]

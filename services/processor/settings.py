@@ -3,21 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.settings import port, positive, setting
+from shared.ports import USUAL
+from shared.settings import group, positive, setting
+from shared.surroundings import Address, Kafka, Postgres, log_level, loops_dir
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Read in ``main.py`` from the environment; what each field means stands beside it."""
 
-    kafka: str = setting("RATCHET_KAFKA_BOOTSTRAP", "127.0.0.1:9092", "Kafka's addresses, host:port, comma separated.")
-    topic_prefix: str = setting("RATCHET_TOPIC_PREFIX", "ratchet", "First part of the topics' names.")
-    postgres_url: str = setting("RATCHET_POSTGRES_URL", doc="postgresql://user:password@host:port/database.",
-                                secret=True)
-    loops_dir: Path = setting("RATCHET_LOOPS_DIR", Path("examples/loops"), "Folder with the loop files, *.toml.")
-    host: str = setting("RATCHET_PROCESSOR_HOST", "127.0.0.1", "Address of health and metrics.")
-    port: int = setting("RATCHET_PROCESSOR_PORT", 8082, "TCP port of health and metrics.", check=port)
-    log_level: str = setting("RATCHET_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.")
+    at: Address = group(Address(port=USUAL["processor"]), of="PROCESSOR")
+    kafka: Kafka = group()
+    postgres: Postgres = group()
+    loops_dir: Path = loops_dir()
+    log_level: str = log_level()
     instance: str = setting("RATCHET_PROCESSOR_INSTANCE", "processor-1",
                             "This worker's name in the consumer group. Workers that run at once need different ones; "
                             "one that restarts under its old name has its partitions back within about 2 s.")

@@ -40,23 +40,23 @@ class Worker:
 
     def __init__(self, settings: Settings, loops: Mapping[str, Loop], metrics: Metrics, die: Die) -> None:
         self._settings, self._metrics, self._die = settings, metrics, die
-        topics = Topics(settings.topic_prefix)
+        topics = Topics(settings.kafka.topic_prefix)
         preparer = Preparer(topics, loops)
-        self._sink = Sink(settings.postgres_url, loops, preparer)
-        self._maturing_sink = Sink(settings.postgres_url, loops, preparer)
+        self._sink = Sink(settings.postgres.url, loops, preparer)
+        self._maturing_sink = Sink(settings.postgres.url, loops, preparer)
         self._maturing = ThreadPoolExecutor(1, "mature")
         self._naming = ThreadPoolExecutor(1, "name")
         # Installations that share a Kafka share neither topics nor group.
-        group = f"{settings.topic_prefix}-processor"
-        self._name = Name(settings.postgres_url, group, settings.instance)
-        self._broker = Broker(settings.kafka, topics.all, group)
+        group = f"{settings.kafka.topic_prefix}-processor"
+        self._name = Name(settings.postgres.url, group, settings.instance)
+        self._broker = Broker(settings.kafka.bootstrap, topics.all, group)
         storer = Storer(self._sink, preparer, patience_s=settings.patience_s, clock=time.monotonic, sleep=time.sleep,
                         on_retry=self._retrying)
         self._pipeline = Pipeline(preparer, storer, self._broker, metrics, max_records=settings.max_records,
                                   max_bytes=settings.max_bytes, linger_s=settings.linger_s,
                                   accept_loss=settings.accept_loss, die=die)
         self._app = faust_app.build(
-            bootstrap=settings.kafka, topics=topics, group=group, instance=settings.instance,
+            bootstrap=settings.kafka.bootstrap, topics=topics, group=group, instance=settings.instance,
             session_timeout_s=settings.session_timeout_s, take=self._pipeline.take)
         self._started = False
         self._monitor = Monitor(self._broker, metrics, self._assignment, lambda: self._pipeline.next_offsets)

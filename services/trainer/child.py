@@ -47,7 +47,7 @@ def work(path: Path, chosen: Settings) -> None:
     device = choose_device(chosen.device)
     ranks = Ranks.join(device=device)
     base = Encoder.load(job.base, device=device)
-    curves = SummaryWriter(str(chosen.artifacts_dir / job.loop / "tensorboard" / f"g{job.generation}")) \
+    curves = SummaryWriter(str(chosen.registry.artifacts_dir / job.loop / "tensorboard" / f"g{job.generation}")) \
         if ranks.rank == 0 else None
 
     def on_step(step: Step) -> None:
@@ -59,7 +59,7 @@ def work(path: Path, chosen: Settings) -> None:
         if step.number % 10 == 0:
             curves.flush()
 
-    store = Store(chosen.postgres_url, job.loop, text_path=job.text_path)
+    store = Store(chosen.postgres.url, job.loop, text_path=job.text_path)
     try:
         result = tuning.run(job, tuning.Tools(store, folder, base, ranks, on_step))
         if result is not None:

@@ -53,9 +53,9 @@ def run() -> None:
         return faults | {f"loop {name}": t.fault for name, t in trainers.items() if t.fault}
 
     try:
-        probe = Probe(chosen.host, chosen.port, readiness)
+        probe = Probe(chosen.at.host, chosen.at.port, readiness)
     except OSError as exc:
-        print(f"ratchet trainer: RATCHET_TRAINER_PORT={chosen.port}: {exc.strerror or exc}", file=sys.stderr)
+        print(f"ratchet trainer: RATCHET_TRAINER_PORT={chosen.at.port}: {exc.strerror or exc}", file=sys.stderr)
         raise SystemExit(2) from exc
     probe.start()
     try:
@@ -83,16 +83,16 @@ def _build(chosen: Settings, declared: dict[str, Loop]) -> "dict[str, LoopTraine
     limit_threads(chosen.n_threads)
     device = choose_device(chosen.device)
     n_processes = chosen.n_processes or (n_gpus() if device == "cuda" else 1)
-    registry = Registry.connect(chosen.redis_url, chosen.artifacts_dir)
+    registry = Registry.connect(chosen.registry.redis_url, chosen.registry.artifacts_dir)
     bases: dict[str, Encoder] = {}
     built = {}
     for name, loop in declared.items():
         base = bases.get(loop.base) or bases.setdefault(loop.base, Encoder.load(loop.base, device=device))
-        directory = chosen.artifacts_dir / name / "trainer"
+        directory = chosen.registry.artifacts_dir / name / "trainer"
         finetune = FineTune(Folder(directory / "finetune"), n_processes=n_processes,
                             environ={**os.environ, "RATCHET_DEVICE": device})
         built[name] = LoopTrainer(
-            loop, base, store=Store(chosen.postgres_url, name, text_path=loop.input.text), registry=registry,
+            loop, base, store=Store(chosen.postgres.url, name, text_path=loop.input.text), registry=registry,
             finetune=finetune, encoders={base.digest: base},
             options=Options(directory, chosen.update_every_s, chosen.snapshot_every_s, chosen.keep_versions))
     return built

@@ -82,7 +82,7 @@ def test_a_group_is_read_under_its_own_variables_and_defaults():
 
 
 def test_what_is_wrong_in_a_group_is_named_with_the_rest():
-    with pytest.raises(InvalidSetting, match=r"^R_NORTH_KEY is not set: Key\.$"):
+    with pytest.raises(InvalidSetting, match=r"^R_NORTH_KEY is not set: Key$"):
         read(Grouped, {})
 
 
