@@ -1,12 +1,13 @@
 """Tensors as bytes: one tensor per safetensors blob, addressed by the SHA-256 of the blob."""
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from schemas.manifest import TensorRef
+from schemas.manifest import Manifest, TensorRef
 from shared.registry.values import Corrupt
 
 _NAME = "tensor"
@@ -26,6 +27,32 @@ def ref(array: np.ndarray) -> TensorRef:
 def ref_of(array: np.ndarray, blob: bytes) -> TensorRef:
     """Return how a manifest refers to a tensor that is packed already."""
     return TensorRef(sha256=digest(blob), dtype=str(array.dtype), shape=tuple(array.shape), n_bytes=len(blob))
+
+
+def compare(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:
+    """Check that tensors have the names, dtypes and shapes that a manifest gives them.
+
+    Raises:
+        Corrupt: They do not.
+    """
+    if set(tensors) != set(manifest.tensors):
+        raise Corrupt(f"loop {manifest.loop} version {manifest.version}: the manifest names {sorted(manifest.tensors)} "
+                      f"but the tensors are {sorted(tensors)}")
+    for name, ref in manifest.tensors.items():
+        if (str(tensors[name].dtype), tuple(tensors[name].shape)) != (ref.dtype, tuple(ref.shape)):
+            raise _not_the_one(manifest, name)
+
+
+def pack_for(manifest: Manifest, name: str, array: np.ndarray) -> bytes:
+    """Return the blob of one of a manifest's tensors.
+
+    Raises:
+        Corrupt: It is not the one that the manifest refers to.
+    """
+    blob = pack(array)
+    if ref_of(array, blob) != manifest.tensors[name]:
+        raise _not_the_one(manifest, name)
+    return blob
 
 
 def digest(data: bytes) -> str:
@@ -60,3 +87,8 @@ def unpack(blob: bytes, expected: TensorRef) -> np.ndarray:
         raise Corrupt(f"tensor {expected.sha256[:12]} is not {expected.dtype} {tuple(expected.shape)} as its manifest "
                       "says")
     return array
+
+
+def _not_the_one(manifest: Manifest, name: str) -> Corrupt:
+    return Corrupt(f"loop {manifest.loop} version {manifest.version}: tensor {name} is not the one that the manifest "
+                   "refers to")

@@ -13,6 +13,7 @@ from schemas.manifest import Manifest
 from shared.logs import Log
 from shared.registry import blobs, envelope
 from shared.registry.artifacts import Artifacts
+from shared.registry.collecting import Collector
 from shared.registry.entries import aliases_of, entry_of
 from shared.registry.journal import Journal
 from shared.registry.restoring import Restorer
@@ -27,6 +28,7 @@ from shared.registry.values import (
     Replica,
     Restored,
     number_of,
+    refuse,
 )
 
 _log = Log("ratchet.registry")
@@ -49,9 +51,11 @@ class Registry:
 
     def __init__(self, store: RedisStore, artifacts: Artifacts, *, now_ms: Callable[[], int] | None = None,
                  bounds: Bounds | None = None) -> None:
-        self._store, self._artifacts, self._bounds = store, artifacts, bounds or Bounds()
+        bounds = bounds or Bounds()
+        self._store, self._artifacts = store, artifacts
         self._journal = Journal(store, artifacts)
-        self._restorer = Restorer(store, artifacts, self._bounds)
+        self._restorer = Restorer(store, artifacts, bounds)
+        self._collector = Collector(store, artifacts, bounds, manifest=self.manifest, held=self._held)
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
 
     @classmethod
@@ -92,7 +96,7 @@ class Registry:
             Conflict: Another manifest was published under this version's name.
         """
         loop, number = manifest.loop, number_of(manifest.version)
-        _compare(manifest, tensors)
+        blobs.compare(manifest, tensors)
         verdict = self._unless_lost(loop, lambda: self._publish(manifest, number, tensors, actor, reason))
         if verdict == "other":
             raise Conflict(f"loop {loop} has another version {manifest.version} already; take a new name")
@@ -107,7 +111,7 @@ class Registry:
                        if not self._artifacts.has_blob(loop, ref.sha256, ref.n_bytes)}
             no_copy = {name: ref for name, ref in manifest.tensors.items() if not self._store.has_blob(loop, ref)}
             # Nothing else is packed and hashed: a generation's versions share a projection of 4.6 MB, 9 ms each time.
-            packed = {name: _pack(manifest, name, tensors[name]) for name in no_file | no_copy}
+            packed = {name: blobs.pack_for(manifest, name, tensors[name]) for name in no_file | no_copy}
             for name, ref in no_file.items():
                 self._artifacts.put_blob(loop, ref.sha256, packed[name])
             for name, ref in no_copy.items():
@@ -258,7 +262,7 @@ class Registry:
         if verdict == "unknown" and number_of(version) <= self._store.trimmed(loop) and \
                 self._artifacts.has_manifest(loop, version):
             verdict = "collected"
-        _refuse(verdict, detail, loop, version)
+        refuse(verdict, detail, loop, version)
         return aliases_of(state)
 
     # The log
@@ -347,73 +351,12 @@ class Registry:
             How many versions lost their weights.
         """
         with self._artifacts.lock(loop, "publish"):
-            n_collected = self._collect(loop, keep)
-            self._trim(loop)
+            n_collected = self._collector.collect(loop, keep=keep)
+            self._collector.trim(loop)
         return n_collected
 
-    def _collect(self, loop: str, keep: int) -> int:
-        gone = self._store.collected(loop)
-        names = [name for name in self._store.versions(loop, -1) if name not in gone]
-        held = self.aliases(loop).named() | {replica.version for replica in self.replicas(loop)}
-        old = [name for name in names[max(keep, 0):] if name not in held]
-        if not old:
-            return 0
-        manifests = {name: self.manifest(loop, name) for name in names}
-        # Marked in one script with the aliases: from here on nobody can promote them.
-        marked = set(self._store.mark_collected(loop, old))
-        needed = {ref.sha256 for name in names if name not in marked for ref in manifests[name].tensors.values()}
-        for ref in {ref for name in marked for ref in manifests[name].tensors.values()}:
-            if ref.sha256 not in needed:
-                self._store.drop_blob(loop, ref)
-                self._artifacts.drop_blob(loop, ref.sha256)
-        return len(marked)
-
-    def _trim(self, loop: str) -> None:
-        gone = self._store.collected(loop)
-        held = self.aliases(loop).named() | {replica.version for replica in self.replicas(loop)}
-        old = [name for name in self._store.versions(loop, -1)[self._bounds.n_manifests:]
-               if name in gone and name not in held and self._artifacts.has_manifest(loop, name)]
-        if old:
-            self._store.drop_versions(loop, old, upto=max(self._store.trimmed(loop), *map(number_of, old)))
-        self._journal.catch_up(loop)
-        self._store.trim_log(loop, self._bounds.n_entries)
-
-
-def _compare(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:
-    if set(tensors) != set(manifest.tensors):
-        raise Corrupt(f"loop {manifest.loop} version {manifest.version}: the manifest names {sorted(manifest.tensors)} "
-                      f"but the tensors are {sorted(tensors)}")
-    for name, ref in manifest.tensors.items():
-        if (str(tensors[name].dtype), tuple(tensors[name].shape)) != (ref.dtype, tuple(ref.shape)):
-            raise _not_the_one(manifest, name)
-
-
-def _pack(manifest: Manifest, name: str, array: np.ndarray) -> bytes:
-    blob = blobs.pack(array)
-    if blobs.ref_of(array, blob) != manifest.tensors[name]:
-        raise _not_the_one(manifest, name)
-    return blob
-
-
-def _not_the_one(manifest: Manifest, name: str) -> Corrupt:
-    return Corrupt(f"loop {manifest.loop} version {manifest.version}: tensor {name} is not the one that the manifest "
-                   "refers to")
-
-
-def _refuse(verdict: str, detail: str, loop: str, version: str) -> None:
-    match verdict:
-        case "unknown":
-            raise NotFound(f"loop {loop} has no version {version}")
-        case "collected":
-            raise NotFound(f"the weights of loop {loop} version {version} were collected; it cannot serve again")
-        case "pinned":
-            raise Conflict(f"loop {loop} is pinned to {detail}: unpin it first, or force")
-        case "moved":
-            raise Conflict(f"the aliases of loop {loop} have moved on to epoch {detail}: look again, then decide")
-        case "nothing":
-            raise Conflict(f"loop {loop} has no version to go to")
-        case _:
-            return
+    def _held(self, loop: str) -> set[str]:
+        return self.aliases(loop).named() | {replica.version for replica in self.replicas(loop)}
 
 
 def _as_text(value: Any) -> str:

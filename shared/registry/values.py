@@ -136,3 +136,24 @@ def number_of(version: str) -> int:
     if not version.startswith("v") or not version[1:].isascii() or not version[1:].isdigit():
         raise NotFound(f"{version!r} is not a version: versions are named v1, v2, ...")
     return int(version[1:])
+
+
+def refuse(verdict: str, detail: str, loop: str, version: str) -> None:
+    """Raise what a verdict of the script that changes aliases means; return when it was no refusal.
+
+    Raises:
+        NotFound, Conflict: With what to do about it.
+    """
+    match verdict:
+        case "unknown":
+            raise NotFound(f"loop {loop} has no version {version}")
+        case "collected":
+            raise NotFound(f"the weights of loop {loop} version {version} were collected; it cannot serve again")
+        case "pinned":
+            raise Conflict(f"loop {loop} is pinned to {detail}: unpin it first, or force")
+        case "moved":
+            raise Conflict(f"the aliases of loop {loop} have moved on to epoch {detail}: look again, then decide")
+        case "nothing":
+            raise Conflict(f"loop {loop} has no version to go to")
+        case _:
+            return
