@@ -12,6 +12,8 @@ import psycopg
 from schemas.errors import Invalid, Permanent, RatchetError, Transient
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+# Raised inside ``connection.transaction()``, it takes the transaction back and goes no further.
+Rollback = psycopg.Rollback
 
 # Any constant does, as long as every migrating process of one database takes the same one.
 _MIGRATION_LOCK = 0x7261746368657400 >> 1
@@ -22,6 +24,11 @@ _KEEPALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 5, "k
 
 _BUSY = {"25006", "25P03", "25P04", "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03", "57P05"}
 _UNSTORABLE = {"22", "54"}
+_DUPLICATE = "23505"
+
+
+class Duplicate(Permanent):
+    """A row with this key is there already."""
 
 
 def connect(url: str, *, name: str = "ratchet", autocommit: bool = False) -> Connection:
@@ -69,15 +76,16 @@ def wrapped(doing: str) -> Iterator[None]:
     Raises:
         Transient: The server is away, busy, or chose this transaction as a deadlock's victim.
         Invalid: A value cannot be stored; code ``unstorable``.
+        Duplicate: A row with this key is there already.
         Permanent: Anything else; the statement or the schema is wrong.
     """
     try:
         yield
     except psycopg.Error as exc:
-        raise translated(exc, doing) from exc
+        raise _translated(exc, doing) from exc
 
 
-def translated(exc: psycopg.Error, doing: str) -> RatchetError:
+def _translated(exc: psycopg.Error, doing: str) -> RatchetError:
     """Return the error of ours that a driver's error stands for; see ``wrapped``."""
     state = exc.sqlstate or ""
     message = f"postgres cannot {doing}: {str(exc).strip() or type(exc).__name__}" + (f" ({state})" if state else "")
@@ -87,7 +95,7 @@ def translated(exc: psycopg.Error, doing: str) -> RatchetError:
         return Transient(message)
     if isinstance(exc, psycopg.InterfaceError) or (isinstance(exc, psycopg.OperationalError) and not state):
         return Transient(message)
-    return Permanent(message)
+    return Duplicate(message) if state == _DUPLICATE else Permanent(message)
 
 
 def migrate(url: str) -> list[str]:

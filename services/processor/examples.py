@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 
 from services.processor import statements as sql
+from services.processor.copying import copy
 from services.processor.join import Decision
-from services.processor.rows import LABELS, copy, label_row
+from services.processor.rows import LABELS, label_row
 from shared.postgres import Connection
 
 

@@ -14,8 +14,9 @@ from schemas.predictions import Prediction
 from services.processor import join
 from services.processor import statements as sql
 from services.processor.attribution import Fact
+from services.processor.copying import copy
 from services.processor.join import Current, Decision
-from services.processor.rows import FEEDBACK, JOINS, Row, copy, feedback_row, join_row, text_array, waiting_row
+from services.processor.rows import FEEDBACK, JOINS, Row, feedback_row, join_row, text_array, waiting_row
 from shared.postgres import Connection
 
 _WAITING, _OPEN, _LABELLED = "waiting", "open", "labelled"

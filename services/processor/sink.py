@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psycopg
-
-from schemas.errors import Permanent, Transient
+from schemas.errors import Transient
 from schemas.loops import Loop
 from services.processor import join
 from services.processor import statements as sql
 from services.processor.attribution import Fact
+from services.processor.copying import copy
 from services.processor.examples import lock_loops, write_examples
 from services.processor.fence import admit
 from services.processor.joining import Joined, Joiner
@@ -25,13 +24,12 @@ from services.processor.rows import (
     OBSERVATIONS,
     PREDICTIONS,
     Row,
-    copy,
     dead_row,
     prediction_row,
     text_array,
 )
 from shared.missing import Missing, missing_predictions
-from shared.postgres import Connection, connect, wrapped
+from shared.postgres import Connection, Duplicate, Rollback, connect, wrapped
 
 CONSUMER = "ratchet-processor"
 # So many batches after one that held something known, each is asked about before it is written.
@@ -119,7 +117,7 @@ class Sink:
         """
         with self._transaction("rehearse an item") as connection:
             self._write(connection, batch, careful=True)
-            raise psycopg.Rollback
+            raise Rollback
 
     def mature(self, now_ms: int, *, limit: int) -> tuple[int, int]:
         """Mature the open predictions whose deadline has passed, and give them the loop's default label if it has one.
@@ -210,11 +208,9 @@ class Sink:
                     self._connection.execute((sql.SESSION + sql.STAGE).encode())
             with wrapped(doing), self._connection.transaction():
                 yield self._connection
-        except Permanent as exc:
+        except Duplicate as exc:
             self.close()
-            if isinstance(exc.__cause__, psycopg.errors.UniqueViolation):
-                raise Known(str(exc)) from exc
-            raise
+            raise Known(str(exc)) from exc
         except BaseException:
             self.close()
             raise

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import psycopg
 
+from schemas.errors import Transient
 from schemas.manifest import GateDecision
 from services.trainer.examples import Example
 from services.trainer.schedule import Started
@@ -145,13 +145,13 @@ class Store:
 
     @contextmanager
     def _guard(self, doing: str) -> Iterator[None]:
-        """Turn driver errors into ours, and drop a connection that failed."""
+        """Turn driver errors into ours, and drop a connection that failed: the next call opens another."""
         try:
-            yield
-        except psycopg.Error as exc:
-            if isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError):
-                self.close()
-            raise postgres.translated(exc, doing) from exc
+            with postgres.wrapped(doing):
+                yield
+        except Transient:
+            self.close()
+            raise
 
 
 def _time(ms: int) -> datetime:
