@@ -5,6 +5,8 @@ import socket
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from schemas.errors import Permanent
+
 HOST = "127.0.0.1"
 # What each part listens on when nobody says otherwise; ``variable`` names the setting that does.
 USUAL: Mapping[str, int] = MappingProxyType({
@@ -16,6 +18,11 @@ USUAL: Mapping[str, int] = MappingProxyType({
 def variable(part: str) -> str:
     """Return the environment variable that sets the port of a part."""
     return f"RATCHET_{part.upper()}_PORT"
+
+
+def cannot_listen(host: str, port: int, variable: str, exc: OSError) -> Permanent:
+    """Return the error that a service ends with when it cannot open its port, most often because another has it."""
+    return Permanent(f"cannot listen on {host}:{port}: {exc.strerror or exc}; choose another port by {variable}")
 
 
 def free_port() -> int:

@@ -4,16 +4,21 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from shared.health import Health, Page, Readiness
+from shared.ports import cannot_listen
 
 
 class Probe:
     """Answers the pages of ``Health``.
 
     Args:
+        variable: The setting that names the port, for the error's message.
         readiness: See ``Health.faults``; called from the probe's threads.
+
+    Raises:
+        Permanent: The port cannot be opened.
     """
 
-    def __init__(self, host: str, port: int, readiness: Readiness) -> None:
+    def __init__(self, host: str, port: int, variable: str, readiness: Readiness) -> None:
         health = Health(readiness)
 
         class Handler(BaseHTTPRequestHandler):
@@ -28,7 +33,10 @@ class Probe:
             def log_message(self, format: str, *args: object) -> None:
                 """Say nothing: probes come every second."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as exc:
+            raise cannot_listen(host, port, variable, exc) from exc
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="probe", daemon=True)
 

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from schemas.errors import Permanent
 from shared.health import LIVE, METRICS, READY, Health
+from shared.ports import cannot_listen
 
 # As nginx and Apache have it, or more. One connection that never ended its headers took 270 MB in a second.
 MAX_HEAD_BYTES = 64 << 10
@@ -79,7 +80,7 @@ def listen(host: str, port: int, variable: str, *, share: bool = False) -> socke
     try:
         opened = bound(host, port, share=share)
     except OSError as exc:
-        raise Permanent(f"cannot listen on {host}:{port}: {exc.strerror}; choose another port by {variable}") from exc
+        raise cannot_listen(host, port, variable, exc) from exc
     if not share:
         opened.listen(2048)
     opened.setblocking(False)

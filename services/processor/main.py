@@ -38,9 +38,9 @@ def run() -> None:
     gc.set_threshold(200_000, 20, 50)
     worker = Worker(config, declared, Metrics(loops=declared), _die)
     try:
-        probe = Probe(config.at.host, config.at.port, worker.faults)
-    except OSError as exc:
-        print(f"ratchet processor: RATCHET_PROCESSOR_PORT={config.at.port}: {exc.strerror or exc}", file=sys.stderr)
+        probe = Probe(config.at.host, config.at.port, "RATCHET_PROCESSOR_PORT", worker.faults)
+    except Permanent as exc:
+        print(f"ratchet processor: {exc}", file=sys.stderr)
         sys.exit(2)
     probe.start()
     _log.info("processor_started", loops=sorted(declared), **settings.shown(config))

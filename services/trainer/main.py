@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from schemas.errors import RatchetError
+from schemas.errors import Permanent, RatchetError
 from schemas.loops import InvalidLoop, Loop
 from services.trainer.settings import Settings
 from shared import loops, settings
@@ -53,9 +53,9 @@ def run() -> None:
         return faults | {f"loop {name}": t.fault for name, t in trainers.items() if t.fault}
 
     try:
-        probe = Probe(chosen.at.host, chosen.at.port, readiness)
-    except OSError as exc:
-        print(f"ratchet trainer: RATCHET_TRAINER_PORT={chosen.at.port}: {exc.strerror or exc}", file=sys.stderr)
+        probe = Probe(chosen.at.host, chosen.at.port, "RATCHET_TRAINER_PORT", readiness)
+    except Permanent as exc:
+        print(f"ratchet trainer: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc
     probe.start()
     try:

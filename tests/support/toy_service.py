@@ -5,6 +5,7 @@ import signal
 import sys
 from types import FrameType
 
+from shared.ports import HOST, variable
 from shared.probe import Probe
 
 
@@ -17,7 +18,8 @@ def main() -> int:
     if os.environ.get(f"TOY_{name.upper()}") == "wrong-setting":
         print("RATCHET_TOY is wrong: no toy is this big", file=sys.stderr)
         return 2
-    probe = Probe("127.0.0.1", int(os.environ[f"RATCHET_{name.upper()}_PORT"]), dict)
+    port = variable(name)
+    probe = Probe(HOST, int(os.environ[port]), port, dict)
     probe.start()
     stop: list[int] = []
 

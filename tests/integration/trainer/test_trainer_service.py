@@ -48,7 +48,9 @@ def test_a_taken_port_ends_it_with_one_line_that_names_the_setting(tmp_path: Pat
                               timeout=60, check=False)
     assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
-    assert told == [f"ratchet trainer: RATCHET_TRAINER_PORT={env['RATCHET_TRAINER_PORT']}: Address already in use"]
+    port = env["RATCHET_TRAINER_PORT"]
+    assert told == [f"ratchet trainer: cannot listen on 127.0.0.1:{port}: Address already in use; choose another port "
+                    "by RATCHET_TRAINER_PORT"]
 
 
 def test_wrong_settings_end_it_with_one_line_and_status_2(tmp_path: Path) -> None:
