@@ -26,8 +26,6 @@ OUTPUTS: dict[str, tuple[str, list[int]]] = {
     "version": ("BYTES", [-1]),
 }
 _INPUTS = ("text", "user_id")
-# Each may be wanted more than once, in another form. Without a bound 16 MB of names asked for terabytes of scores.
-MAX_OUTPUTS = 16
 
 
 @dataclass(frozen=True)
@@ -169,15 +167,15 @@ def _outputs(request: dict[str, Any], binary_by_default: bool) -> tuple[Wanted, 
         return tuple(Wanted(name, binary=binary_by_default) for name in OUTPUTS)
     if not isinstance(outputs, list):
         raise Invalid("outputs is a list", code="wrong_type", path="outputs")
-    if len(outputs) > MAX_OUTPUTS:
-        raise Invalid(f"{len(outputs)} outputs are wanted; at most {MAX_OUTPUTS} are given", code="too_many_outputs",
-                      path="outputs")
-    found = []
+    found: list[Wanted] = []
     for i, output in enumerate(outputs):
         name = output.get("name") if isinstance(output, dict) else None
         if not isinstance(name, str) or name not in OUTPUTS:
             raise Invalid(f"unexpected inference output {name!r}; the outputs are {', '.join(OUTPUTS)}",
                           code="unknown_output", path=f"outputs.{i}")
+        if any(name == wanted.name for wanted in found):
+            # Else 16 MB of names ask for terabytes of scores.
+            raise Invalid(f"output {name!r} stands twice", code="duplicate_output", path=f"outputs.{i}")
         parameters = _object(output, "parameters")
         n_classes = parameters.get("classification", 0)
         if isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 0:
