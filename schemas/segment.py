@@ -10,7 +10,7 @@ import msgspec
 Id = str | int | float | None
 
 
-class Call(msgspec.Struct, kw_only=True):
+class Call(msgspec.Struct, kw_only=True, gc=False):
     """One tracking call.
 
     Attributes:

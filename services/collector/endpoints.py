@@ -16,7 +16,7 @@ from schemas.errors import Invalid, Transient
 from services.collector import metrics
 from services.collector.envelope import Envelope
 from services.collector.gateway import Gateway
-from services.collector.intake import Arrival, Intake, Reader, Verdict, take
+from services.collector.intake import Arrival, Intake, Reader, take
 from services.collector.limits import Limits
 from services.collector.privacy import Privacy
 from services.collector.times import lenient_ms, plausible_ms
@@ -166,19 +166,11 @@ def answer_results(envelope: Envelope, intake: Intake) -> tuple[int, Any]:
 
     Never another 2xx: RudderStack's and PostHog's SDKs send again whatever was not answered with exactly 200.
     """
-    results = [_shown(verdict) for verdict in intake.verdicts]
-    counts = {"accepted": len(intake.events), "rejected": len(intake.dead), "results": results}
+    counts = {"accepted": len(intake.events), "rejected": len(intake.dead), "results": intake.verdicts}
     if envelope.alone and intake.dead:
         bad = intake.verdicts[0]
-        return 400, error_body(bad.code, bad.message, path=bad.path) | counts
+        return 400, error_body(bad.code, str(bad.message), path=bad.path) | counts
     return 200, {"success": True, "status": 1, **counts}
-
-
-def _shown(verdict: Verdict) -> dict[str, Any]:
-    if not verdict.code:
-        return {"index": verdict.index, "id": verdict.id, "status": "accepted"}
-    return {"index": verdict.index, "id": verdict.id, "status": "rejected", "code": verdict.code,
-            "path": verdict.path, "message": verdict.message}
 
 
 def _headers(scope: Mapping[str, Any]) -> dict[str, str]:
