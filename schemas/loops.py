@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from schemas.errors import RatchetError
@@ -186,7 +187,7 @@ class Loop:
     gate: Gate = Gate()
     rollout: Rollout = Rollout()
 
-    @property
+    @cached_property
     def window_s(self) -> float:
         """The longest attribution window of any feedback kind, in seconds: when a prediction matures."""
         return max((kind.window for kind in self.feedback.values()), default=0.0)

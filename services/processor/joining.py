@@ -6,7 +6,7 @@ COMMITTED: each statement sees what was committed before it began). The row of a
 well, since feedback of one loop may name a prediction of another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.loops import Loop
@@ -16,7 +16,16 @@ from services.processor import statements as sql
 from services.processor.attribution import Fact
 from services.processor.copying import copy
 from services.processor.join import Current, Decision
-from services.processor.rows import FEEDBACK, JOINS, Row, feedback_row, join_row, text_array, waiting_row
+from services.processor.rows import (
+    FEEDBACK,
+    JOINS,
+    Row,
+    feedback_row,
+    int_array,
+    join_row,
+    text_array,
+    waiting_row,
+)
 from shared.postgres import Connection
 
 _WAITING, _OPEN, _LABELLED = "waiting", "open", "labelled"
@@ -75,21 +84,23 @@ class Joiner:
         predicted |= {p.id: (p.loop, p.time_ms) for p in came}
         predicted |= {key: (arrived[key].loop, arrived[key].time_ms)
                       for key in said if key in arrived and key not in found}
-        # An open prediction has neither feedback nor example, so there is nothing to read.
-        older = [key for key, row in found.items() if row.state != _OPEN and key in predicted
-                 and (key in arrived or any(fact.loop == predicted[key][0] for fact in said[key]))]
-        deciding = _read_feedback(connection, older, predicted)
+        # An open prediction has neither feedback nor example, and a missing one has no example.
+        older = [key for key, row in found.items() if row.state != _OPEN and row.predicted_ms is not None
+                 and any(fact.loop == row.loop for fact in said.get(key, ()))]
         current = _read_labels(connection, older)
+        deciding, several = _read_feedback(connection, [*older, *(p.id for p in came)], predicted)
         # In the order of their index.
         rows = [feedback_row(fact, late=self._is_late(fact, predicted)) for key in sorted(said) for fact in said[key]]
+        n_late = sum(row[-1] for row in rows) + self._set_late(connection, came, deciding, several)
         copy(connection, FEEDBACK, rows)
-        n_late = sum(row[-1] for row in rows) + self._arrive(connection, came)
         self._wait_on(connection, {key: said[key] for key in found if key in said and key not in predicted})
         decisions = self._decide(predicted, said, deciding, current)
-        relabelled = [d.prediction_id for d in decisions
-                      if d.prediction_id in found and found[d.prediction_id].state != _LABELLED]
+        decided = {decision.prediction_id for decision in decisions}
+        self._arrive(connection, came, decided)
+        relabelled = [key for key in decided
+                      if key in found and key not in arrived and found[key].state != _LABELLED]
         if relabelled:
-            connection.execute(sql.SET_LABELLED, [text_array(relabelled)])
+            connection.execute(sql.SET_LABELLED, [text_array(sorted(relabelled))])
         return Joined(decisions, sum(len(said[key]) for key in said if key not in predicted), n_late)
 
     def _rows(self, arrived: Mapping[str, Prediction], said: Mapping[str, list[Fact]]) -> dict[str, Row]:
@@ -119,23 +130,36 @@ class Joiner:
                     decisions.append(decision)
         return decisions
 
-    def _arrive(self, connection: Connection, predictions: Sequence[Prediction]) -> int:
-        """Tell the rows that waited for these predictions; returns how much of the waiting feedback was late."""
-        if not predictions:
-            return 0
-        ids, times = [p.id for p in predictions], [p.time_ms for p in predictions]
-        connection.execute(sql.ARRIVE, [ids, [p.loop for p in predictions], times,
-                                        [self._deadline_ms(p) for p in predictions]])
-        late = connection.execute(sql.READ_LATE, [ids, times, *self._kinds]).fetchall()
+    def _arrive(self, connection: Connection, predictions: Sequence[Prediction], decided: Container[str]) -> None:
+        """Tell the rows that waited for these predictions what has become of them."""
+        if predictions:
+            connection.execute(sql.ARRIVE, [
+                text_array([p.id for p in predictions]), text_array([p.loop for p in predictions]),
+                text_array([_LABELLED if p.id in decided else _OPEN for p in predictions]),
+                int_array([p.time_ms for p in predictions]), int_array([self._deadline_ms(p) for p in predictions])])
+
+    def _set_late(self, connection: Connection, predictions: Sequence[Prediction], deciding: Mapping[str, Fact],
+                  several: Container[str]) -> int:
+        """Mark the feedback that waited for these predictions and was late; returns how much of it was."""
+        late = []
+        for p in predictions:
+            fact = deciding.get(p.id)
+            if fact and p.id not in several and join.is_late(fact, p.time_ms, self._loops.get(p.loop)):
+                late.append((p.id, fact.loop, fact.kind, fact.project, fact.event_id))
+        many = [p for p in predictions if p.id in several]
+        if many:
+            late += connection.execute(sql.READ_LATE, [
+                text_array([p.id for p in many]), text_array([p.loop for p in many]),
+                int_array([p.time_ms for p in many]), *self._kinds]).fetchall()
         if late:
-            connection.execute(sql.SET_LATE, [list(column) for column in zip(*late, strict=True)])
+            connection.execute(sql.SET_LATE, [text_array(column) for column in zip(*late, strict=True)])
         return len(late)
 
     def _wait_on(self, connection: Connection, said: Mapping[str, Sequence[Fact]]) -> None:
         """Tell the rows of predictions that are still missing until when this further feedback waits for them."""
         if said:
             since, until = zip(*map(self._span_ms, said.values()), strict=True)
-            connection.execute(sql.WAIT_ON, [list(said), list(since), list(until)])
+            connection.execute(sql.WAIT_ON, [text_array(list(said)), int_array(since), int_array(until)])
 
     def _span_ms(self, facts: Sequence[Fact]) -> tuple[int, int]:
         """Return since when and until when the feedback on one missing prediction waits for it."""
@@ -158,13 +182,21 @@ def _lock(connection: Connection, keys: Sequence[str]) -> dict[str, _Row]:
 
 
 def _read_feedback(connection: Connection, keys: Sequence[str], predicted: Mapping[str, tuple[str, int]]
-                   ) -> dict[str, Fact]:
-    """Return the deciding feedback of each prediction that has one."""
-    if not keys:
-        return {}
-    cursor = connection.execute(sql.READ_FEEDBACK, [text_array(keys), text_array([predicted[key][0] for key in keys])])
-    return {key: Fact(predicted[key][0], kind, project, event_id, key, label, subject, happened_ms, received_ms)
-            for key, kind, project, event_id, label, subject, happened_ms, received_ms in cursor.fetchall()}
+                   ) -> tuple[dict[str, Fact], set[str]]:
+    """Return the deciding feedback of each prediction that has one, and the predictions that have more than one."""
+    deciding: dict[str, Fact] = {}
+    several = set()
+    if keys:
+        rows = connection.execute(
+            sql.READ_FEEDBACK, [text_array(keys), text_array([predicted[key][0] for key in keys])]).fetchall()
+        for key, kind, project, event_id, label, subject, happened_ms, received_ms in rows:
+            fact = Fact(predicted[key][0], kind, project, event_id, key, label, subject, happened_ms, received_ms)
+            known = deciding.get(key)
+            if known:
+                several.add(key)
+            if not known or fact.order > known.order:
+                deciding[key] = fact
+    return deciding, several
 
 
 def _read_labels(connection: Connection, keys: Sequence[str]) -> dict[str, Current]:

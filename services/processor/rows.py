@@ -67,6 +67,11 @@ def text_array(values: Sequence[str]) -> str:
     return f'{{"{joined}"}}' if values else "{}"
 
 
+def int_array(values: Iterable[int]) -> str:
+    """Return a bigint[] literal, for the same reason."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
 def wire_time(ms: int) -> int:
     """Return a time as binary COPY takes it, from ms since the epoch."""
     return (ms - _POSTGRES_EPOCH_MS) * 1000

@@ -47,7 +47,8 @@ WHERE prediction_id = ANY(%s::text[])
 ORDER BY prediction_id
 FOR UPDATE
 """
-# After the lock and in a statement of its own: what the lock's last owner committed is only seen from here on.
+# The deciding one, and one more if there is. After the lock and in a statement of its own: what the lock's last owner
+# committed is only seen from here on.
 READ_FEEDBACK = """
 SELECT w.id, f.kind, f.project, f.event_id, f.label, f.subject, (extract(epoch FROM f.event_time) * 1000)::bigint,
        (extract(epoch FROM f.received_at) * 1000)::bigint
@@ -57,7 +58,7 @@ CROSS JOIN LATERAL (
     WHERE feedback.prediction_id = w.id AND feedback.loop = w.loop
     ORDER BY feedback.event_time DESC, feedback.project COLLATE "C" DESC, feedback.event_id COLLATE "C" DESC,
              feedback.kind COLLATE "C" DESC
-    LIMIT 1
+    LIMIT 2
 ) f
 """
 READ_LABELS = """
@@ -69,17 +70,20 @@ CROSS JOIN LATERAL (
 """
 # Feedback waited for its prediction: the row gets what only the prediction knows.
 ARRIVE = """
-UPDATE joins j SET loop = c.loop, state = 'open',
+UPDATE joins j SET loop = c.loop, state = c.state,
                    predicted_at = timestamptz 'epoch' + c.predicted_ms * interval '1 ms',
                    deadline = timestamptz 'epoch' + c.deadline_ms * interval '1 ms'
-FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[]) AS c(prediction_id, loop, predicted_ms, deadline_ms)
+FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
+     AS c(prediction_id, loop, state, predicted_ms, deadline_ms)
 WHERE j.prediction_id = c.prediction_id
 """
 # ... and only now it is known whether the feedback was late. OFFSET 0 keeps the order: prediction first, by index.
 READ_LATE = """
 SELECT f.prediction_id, f.loop, f.kind, f.project, f.event_id
-FROM unnest(%s::text[], %s::bigint[]) AS p(id, predicted_ms)
-CROSS JOIN LATERAL (SELECT * FROM feedback WHERE feedback.prediction_id = p.id OFFSET 0) f
+FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS p(id, loop, predicted_ms)
+CROSS JOIN LATERAL (
+    SELECT * FROM feedback WHERE feedback.prediction_id = p.id AND feedback.loop = p.loop OFFSET 0
+) f
 JOIN unnest(%s::text[], %s::text[], %s::double precision[]) AS k(loop, kind, window_s)
   ON f.loop = k.loop AND f.kind = k.kind
 WHERE NOT f.late
