@@ -4,7 +4,7 @@ Binary COPY takes 1.5 µs a row where text takes 8 µs, most of it for times: in
 microseconds since 2000.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
