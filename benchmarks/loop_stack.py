@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,13 @@ class Running:
         """Memory that each service's processes have of their own; what they share is counted once."""
         return {name: sum(_own_bytes(process) for process in tree) for name, tree in self._trees()}
 
-    def disk_bytes(self) -> dict[str, int]:
-        """Bytes that lie in each store's folder, and in the registry's durable copy."""
-        return {name: sum(path.stat().st_size for path in (self.data_dir / name).rglob("*") if path.is_file())
-                for name in ("kafka", "postgres", "artifacts")}
+    def disk_bytes(self, pattern: str) -> int:
+        """Bytes of the files below the data folder that match; those that vanish meanwhile count for nothing."""
+        found = 0
+        for path in self.data_dir.glob(pattern):
+            with suppress(FileNotFoundError):
+                found += path.stat().st_size if path.is_file() else 0
+        return found
 
     def _trees(self) -> Iterator[tuple[str, list[psutil.Process]]]:
         for name, pid in self.pids.items():
@@ -87,18 +90,14 @@ def _own_bytes(process: psutil.Process) -> int:
 
 
 @contextmanager
-def running(say: Callable[[str], None], environ: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """Start a stack on free ports in a folder of its own, and stop and remove it at the end.
-
-    Args:
-        environ: Settings of this stack, over those of its surroundings.
-    """
+def running(say: Callable[[str], None], *, loops_dir: Path = LOOPS) -> Iterator[Running]:
+    """Start a stack on free ports in a folder of its own, and stop and remove it at the end."""
     data_dir = stack.fresh_folder(time.strftime("bench-%Y%m%d-%H%M%S"))
     before = dict(os.environ)
-    os.environ.update({f"RATCHET_{name}_PORT": "0" for name in _PORTS} | dict(environ or {}))
+    os.environ.update({f"RATCHET_{name}_PORT": "0" for name in _PORTS})
     try:
         began_s = time.monotonic()
-        stack.start(data_dir, LOOPS, fresh=True, say=lambda line: None)
+        stack.start(data_dir, loops_dir, fresh=True, say=lambda line: None)
         told = _status(data_dir)
         say(f"a stack of its own is ready after {time.monotonic() - began_s:.0f} s")
         services, keys = told["services"], told["keys"]
