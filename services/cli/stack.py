@@ -1,6 +1,7 @@
 """``ratchet up|down|status``: the embedded stack."""
 
 import argparse
+import errno
 import json
 import os
 import subprocess
@@ -95,7 +96,11 @@ def _attached(data_dir: Path, environ: dict[str, str], background: bool) -> int:
     began_s = time.monotonic()
 
     def say(line: str) -> None:
-        print(f"[{time.monotonic() - began_s:6.1f} s] {line}", flush=True)
+        try:
+            print(f"[{time.monotonic() - began_s:6.1f} s] {line}", flush=True)
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC:  # when its log is on a full disk, the supervisor goes on unheard
+                raise
 
     os.environ.update(environ)
     Supervisor(read(Settings, environ), say, lambda: None if background else _show_ready(data_dir)).run()

@@ -45,6 +45,7 @@ class Supervisor:
         self._plan: Plan | None = None
         self._phase: state.Phase = "starting"
         self._restore_due = False
+        self._unwritten = False
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -143,9 +144,15 @@ class Supervisor:
                 self._restore_due = False
                 self._restore_if_empty(todo)
             if time.monotonic() > logs_due_s:
-                logfiles.bound(todo.logs_dir)
+                self._keep_house(todo)
                 logs_due_s = time.monotonic() + LOGS_EVERY_S
         raise Stopped
+
+    def _keep_house(self, todo: Plan) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the logs are bounded once there is room again
+            logfiles.bound(todo.logs_dir)
+        if self._unwritten:
+            self._write()
 
     def _tend(self, unit: Unit, *, starting: bool = False) -> None:
         now_s = time.monotonic()
@@ -155,7 +162,13 @@ class Supervisor:
                 raise Permanent(f"{unit.name} does not start: {unit.child.log_tail(3)}")
             self._say(f"{unit.name} ended ({why(status, lambda n: signal.Signals(n).name)}); starting it again in "
                       f"{unit.pause_s(now_s):.1f} s; see {unit.child.command.log_file}")
-        if unit.restart_if_due(now_s):
+        try:
+            restarted = unit.restart_if_due(now_s)
+        except OSError as exc:
+            self._say(f"{unit.name} cannot be started: {exc.strerror or exc}; trying again in "
+                      f"{unit.pause_s(now_s):.1f} s")
+            return
+        if restarted:
             self._write()
             self._restore_due |= isinstance(unit.what, Redis)
 
@@ -187,11 +200,21 @@ class Supervisor:
                                 "service" if isinstance(unit.what, Service) else "server")
             for name, unit in self._units.items() if unit.child is not None
         }
-        state.write(self._data_dir, state.State(
+        now = state.State(
             phase=self._phase, supervisor=_me(), data_dir=str(self._data_dir),
             loops_dir=str(todo.loops_dir if todo else self._settings.loops_dir), processes=running,
             environ=dict(todo.environ) if todo else {}, keys=dict(todo.keys) if todo else {},
-            restarts={name: unit.n_restarts for name, unit in self._units.items()}))
+            restarts={name: unit.n_restarts for name, unit in self._units.items()})
+        try:
+            state.write(self._data_dir, now)
+        except OSError as exc:
+            if self._phase == "starting" and not running:
+                raise
+            # A full disk must not cost the processes their supervisor.
+            self._say(f"{state.FILE} cannot be written: {exc.strerror or exc}; `ratchet status` may be out of date")
+            self._unwritten = True
+        else:
+            self._unwritten = False
 
     def _check_stop(self) -> None:
         if self._stop.is_set():

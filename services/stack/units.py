@@ -45,8 +45,7 @@ class Unit:
             return None
         if now_s - self._started_at_s > STEADY_S:
             self._pause_s = FIRST_PAUSE_S
-        self._due_at_s = now_s + self._pause_s
-        self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2.5)
+        self._plan(now_s)
         return status
 
     def pause_s(self, now_s: float) -> float:
@@ -54,12 +53,24 @@ class Unit:
         return max(0.0, (self._due_at_s or now_s) - now_s)
 
     def restart_if_due(self, now_s: float) -> bool:
-        """Start it again when its pause is over; True when that happened."""
+        """Start it again when its pause is over; True when that happened.
+
+        Raises:
+            OSError: It cannot be started, as on a full disk; the next attempt is planned.
+        """
         if self._due_at_s is None or now_s < self._due_at_s:
             return False
+        try:
+            self.start(now_s)
+        except OSError:
+            self._plan(now_s)
+            raise
         self.n_restarts += 1
-        self.start(now_s)
         return True
+
+    def _plan(self, now_s: float) -> None:
+        self._due_at_s = now_s + self._pause_s
+        self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2.5)
 
 
 def why(status: int, describe: Callable[[int], str]) -> str:

@@ -147,6 +147,25 @@ def test_processes_of_a_killed_supervisor_are_ended_by_the_next_up_and_the_data_
     assert not operating.down(stack.folder, said.append)
 
 
+def test_a_disk_that_takes_nothing_costs_no_process_its_supervisor(stack: Stack) -> None:
+    stack.up()
+    before = {name: stack.process(name) for name in ("collector", "kafka")}
+    # Folders in the place of files cannot be written over, like a full disk, and even by root.
+    blocked = [stack.folder / state.FILE, stack.folder / "kafka" / "server.properties"]
+    for file in blocked:
+        file.unlink()
+        file.mkdir()
+    for identity in before.values():
+        identity.find().kill()  # type: ignore[union-attr]
+    eventually(lambda: "kafka cannot be started: Is a directory; trying again" in stack.said, timeout_s=30)
+    eventually(lambda: "stack.json cannot be written: Is a directory" in stack.said, timeout_s=30)
+
+    for file in blocked:
+        file.rmdir()
+    eventually(lambda: stack.status()["services"] and operating.is_ready(stack.status()), timeout_s=90)
+    assert all(stack.process(name) != identity for name, identity in before.items())
+
+
 def test_a_second_up_on_the_same_folder_is_refused_and_harms_nothing(stack: Stack) -> None:
     first = stack.up()
     second = stack.up(wait=False)
