@@ -9,7 +9,7 @@ import torch
 from shared.models.encoder import Encoder, pooled
 from shared.models.packed import PackedBert
 
-LENGTHS = [[1], [7, 7, 7], [5, 12, 3], [64, 2], [20, 1, 33, 33]]
+LENGTHS = [[1], [7, 7, 7], [5, 12, 3], [64, 2], [20, 1, 33, 33], [40, 24], [64, 64, 1]]
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
