@@ -99,35 +99,40 @@ class _Piece:
 
 
 class Batcher:
-    """One queue and one worker thread: torch releases the GIL while it computes, so the event loop stays free.
+    """One queue and a few worker threads: torch releases the GIL while it computes, so the event loop stays free.
+
+    A free worker never waits for more texts. What waits is shared out among the free ones.
 
     Args:
         max_batch: Texts in one forward pass, at most.
+        n_workers: Forward passes at a time. Two of one thread each answer more than one of two, which wait for each
+            other in every layer.
         max_waiting: Texts that may wait; beyond it requests are refused.
         max_wait_s: A request that waited longer is refused instead of computed. Under more load than it can carry a
             server without this answers ever later, until every client has given up before its answer comes.
         observe: Called with each batch's size and duration in seconds.
     """
 
-    def __init__(self, *, max_batch: int, max_waiting: int, max_wait_s: float,
+    def __init__(self, *, max_batch: int, max_waiting: int, max_wait_s: float, n_workers: int = 1,
                  observe: Callable[[int, float], None] = lambda n, duration_s: None) -> None:
         self._max_batch, self._max_waiting, self._observe = max_batch, max_waiting, observe
         self._max_wait_ns = int(max_wait_s * 1e9)
         self._queue: deque[_Piece] = deque()
         self._n_waiting = 0
         self._wake = asyncio.Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="forward")
-        self._task: asyncio.Task[None] | None = None
+        self._n_workers = self._n_free = n_workers
+        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="forward")
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Start the worker; called inside the event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        """Start the workers; called inside the event loop."""
+        self._tasks = [asyncio.get_running_loop().create_task(self._run()) for _ in range(self._n_workers)]
 
     async def stop(self) -> None:
-        """Stop the worker; what still waits fails with Transient."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Stop the workers; what still waits fails with Transient."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._queue:
             piece = self._queue.popleft()
             if not piece.done.done():
@@ -165,7 +170,7 @@ class Batcher:
         """The next batch: the oldest piece, and those behind it that fit and share its encoder; may be empty."""
         taken: list[_Piece] = []
         passed: list[_Piece] = []
-        room = self._max_batch
+        room = min(self._max_batch, -(-self._n_waiting // max(1, self._n_free)))
         now_ns = time.monotonic_ns()
         while self._queue and room > 0:
             piece = self._queue.popleft()
@@ -199,6 +204,7 @@ class Batcher:
                 if not batch:
                     continue
                 started_ns = time.monotonic_ns()
+                self._n_free -= 1
                 try:
                     results = await loop.run_in_executor(self._pool, _forward, batch)
                 except asyncio.CancelledError:
@@ -207,6 +213,8 @@ class Batcher:
                 except Exception as exc:  # noqa: BLE001 - whatever the model raised belongs to these requests only
                     _fail(batch, exc)
                     continue
+                finally:
+                    self._n_free += 1
                 took_ns = time.monotonic_ns() - started_ns
                 n_texts = sum(len(piece.texts) for piece in batch)
                 for piece, (embeddings, scores) in zip(batch, results, strict=True):

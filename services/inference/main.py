@@ -23,7 +23,7 @@ from services.inference.settings import Settings
 from shared import loops, settings, web
 from shared.kafka import FrameProducer
 from shared.logs import Log, set_up
-from shared.models.encoder import limit_threads
+from shared.models.encoder import choose_device, limit_threads
 from shared.pseudonym import Pseudonymiser
 from shared.registry import Registry
 
@@ -31,6 +31,7 @@ _log = Log("ratchet.inference")
 # The log may be asked to hold its bound twice: here, and in the producer for what is under way.
 _ACK_TIMEOUT_S = 5.0
 _FLUSH_S = 10.0
+_MAX_WORKERS = 4
 
 
 def run() -> None:
@@ -47,8 +48,8 @@ def run() -> None:
         raise SystemExit(2) from exc
     set_up(chosen.log_level)
     _log.info("starting", **settings.shown(chosen))
-    if chosen.n_threads:
-        limit_threads(chosen.n_threads)
+    n_workers, n_threads = _shared_out(chosen.n_threads or len(os.sched_getaffinity(0)), chosen.device)
+    limit_threads(n_threads)
     served = {name: ServedLoop(loop) for name, loop in declared.items()}
     for name in served:  # a loss that never happened reads 0, not nothing
         for counter in (metrics.lost, metrics.swaps, metrics.refused, metrics.predictions):
@@ -66,7 +67,7 @@ def run() -> None:
         version for loop in served.values() if loop.lineup for version in loop.lineup.loaded.values()])
         for loop in served.values()]
     batcher = Batcher(max_batch=chosen.max_batch, max_waiting=chosen.max_waiting, max_wait_s=chosen.max_wait_s,
-                      observe=_observe)
+                      n_workers=n_workers, observe=_observe)
     predictor = Predictor(served, batcher, log, Pseudonymiser(chosen.pseudonym_key),
                           new_id=PredictionIds(secrets.token_bytes))
     access = Access(chosen.infer_keys, chosen.operate_keys)
@@ -86,6 +87,12 @@ def run() -> None:
         log.close(_FLUSH_S)
         registry.close()
     _log.info("stopped", pid=os.getpid())
+
+
+def _shared_out(n_cores: int, device: str) -> tuple[int, int]:
+    """Return how many forward passes run at a time, and with how many threads each."""
+    n_workers = 1 if choose_device(device) == "cuda" else min(n_cores, _MAX_WORKERS)
+    return n_workers, n_cores // n_workers
 
 
 def _observe(n_texts: int, duration_s: float) -> None:

@@ -24,7 +24,7 @@ class Settings:
         secret=True)
     operate_keys: Keys = setting(
         "RATCHET_OPERATE_KEYS", Keys(), "name:key pairs of operators; they may ask too.", secret=True)
-    n_threads: int = setting("RATCHET_INFERENCE_THREADS", 0, "Threads for one forward pass; 0: torch decides.",
+    n_threads: int = setting("RATCHET_INFERENCE_THREADS", 0, "Cores that forward passes may use; 0: all.",
                              check=lambda n: None if 0 <= n <= 256 else f"{n} is not 0 to 256")
     max_batch: int = setting("RATCHET_INFERENCE_MAX_BATCH", 32, "Texts in one forward pass, at most.",
                              check=positive)

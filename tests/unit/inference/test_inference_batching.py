@@ -67,8 +67,8 @@ def encoders() -> Encoders:
 async def batcher() -> AsyncIterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
-    def make(max_batch: int = 8, max_waiting: int = 100, max_wait_s: float = 60.0) -> Batcher:
-        made.append(Batcher(max_batch=max_batch, max_waiting=max_waiting, max_wait_s=max_wait_s))
+    def make(max_batch: int = 8, max_waiting: int = 100, max_wait_s: float = 60.0, n_workers: int = 1) -> Batcher:
+        made.append(Batcher(max_batch=max_batch, max_waiting=max_waiting, max_wait_s=max_wait_s, n_workers=n_workers))
         made[-1].start()
         return made[-1]
 
@@ -103,6 +103,15 @@ async def test_requests_that_wait_together_share_a_forward_pass_and_keep_their_o
     assert await first == [10]
     assert [await other for other in others] == [[20, 30], [4000], [5000], [60]]
     assert encoders.batches == [["1"], ["2", "3", "4", "5", "6"]]
+
+
+async def test_free_workers_share_what_waits_and_run_at_the_same_time(batcher: Callable[..., Batcher],
+                                                                      encoders: Encoders) -> None:
+    model, together = Fake(encoders, 1), threading.Barrier(2, timeout=10)
+    encoders.gate.wait = lambda timeout=None: together.wait() >= 0  # type: ignore[method-assign]
+    running = batcher(n_workers=2)
+    assert await asyncio.gather(*(_scores(running, model, i) for i in range(6))) == [[i] for i in range(6)]
+    assert sorted(encoders.batches) == [["0", "1", "2"], ["3", "4", "5"]]
 
 
 async def test_versions_of_another_encoder_never_share_a_forward_pass(batcher: Callable[..., Batcher],
