@@ -11,7 +11,7 @@ from schemas.loops import Loop
 from schemas.manifest import GateDecision, Method
 from services.trainer import generations, metrics
 from services.trainer.champion import Champions
-from services.trainer.core import Learner, Scorer, Unseen, temperature
+from services.trainer.core import Learner, Scorer, Unseen, Vectors, temperature
 from services.trainer.examples import Embedded, in_force
 from services.trainer.finetune import FineTune
 from services.trainer.gate import Pairs, Rule, decide
@@ -23,6 +23,7 @@ from services.trainer.store import Progress, Store
 from services.trainer.trial import Trial, job_for
 from shared.holdout import is_held_out
 from shared.logs import Log
+from shared.models.analytic import DEFAULT_TEMPERATURE
 from shared.models.encoder import Encoder
 from shared.registry import Aliases, Corrupt, NotFound, Registry
 
@@ -239,12 +240,14 @@ class LoopTrainer:
         metrics.lag.labels(self._loop.name).set(len(peeked.rows))
         unseen = learner.unseen(peeked.unseen())
         aliases = self._registry.aliases(self._loop.name)
-        decision, cut = self._decide(scorer, unseen, aliases)
-        candidate = self._candidate(self._generation, learner, scorer, unseen, decision, "analytic", aliases)
+        scores = scorer.measure(unseen)
+        decision, cut = self._decide(scorer, scores, unseen, aliases)
+        candidate = self._candidate(self._generation, learner, scorer, decision, "analytic", aliases,
+                                    temperature(scorer, scores, unseen))
         settled = self._conclude(candidate, aliases, first_seq=cut + 1, began_ms=began_ms)
         self._pending = bool(peeked.rows) or not settled
 
-    def _decide(self, scorer: Scorer, unseen: Unseen, aliases: Aliases) -> tuple[GateDecision, int]:
+    def _decide(self, scorer: Scorer, scores: Vectors, unseen: Unseen, aliases: Aliases) -> tuple[GateDecision, int]:
         """The gate's decision on an analytic update, and the champion's last seq."""
         rule: Rule = "non-inferior"
         reference = None
@@ -258,7 +261,7 @@ class LoopTrainer:
                     reference = self._line
             except (Corrupt, NotFound) as exc:
                 _log.error("champion_unreadable", loop=self._loop.name, version=aliases.champion, reason=str(exc))
-        right = scorer.right(scorer.scores(unseen.embeddings), unseen.labels)
+        right = scorer.right(scores, unseen.labels)
         if reference is None:
             pairs = Pairs(unseen.labels, right, right)
             return decide(rule, pairs, self._loop.gate), 0
@@ -266,11 +269,11 @@ class LoopTrainer:
         pairs = Pairs([unseen.labels[i] for i in chosen], theirs, right[list(chosen)])
         return decide(rule, pairs, self._loop.gate), reference.cut
 
-    def _candidate(self, generation: Generation, learner: Learner, scorer: Scorer, unseen: Unseen,
-                   decision: GateDecision, method: Method, aliases: Aliases) -> Candidate:
+    def _candidate(self, generation: Generation, learner: Learner, scorer: Scorer, decision: GateDecision,
+                   method: Method, aliases: Aliases, fitted: float) -> Candidate:
         measured = {"unseen_accuracy": decision.candidate,
                     "prequential_accuracy": learner.prequential(self._loop.gate.confidence)}
-        return Candidate(generation, scorer, method, temperature(scorer, unseen), decision, learner.n_learned,
+        return Candidate(generation, scorer, method, fitted, decision, learner.n_learned,
                          aliases.champion, {key: value for key, value in measured.items() if value and value.n})
 
     def _conclude(self, candidate: Candidate, aliases: Aliases, *, first_seq: int, began_ms: int) -> bool:
@@ -339,15 +342,15 @@ class LoopTrainer:
         metrics.fine_tunes.labels(name, decision.verdict).inc()
         aliases = self._registry.aliases(name)
         if decision.verdict == "rejected":
-            self._conclude(self._candidate(trial.generation, trial.learner, trial.at_cut, trial.learner.unseen(),
-                                           decision, trial.job.method, aliases), aliases, first_seq=1,
-                           began_ms=began_ms)
+            self._conclude(self._candidate(trial.generation, trial.learner, trial.at_cut, decision, trial.job.method,
+                                           aliases, DEFAULT_TEMPERATURE), aliases, first_seq=1, began_ms=began_ms)
             self._finetune.end()
             return
         reader = Reader(self._store, trial.generation.encoder, self._shape)
         self._read(trial.learner, reader)
-        candidate = self._candidate(trial.generation, trial.learner, trial.learner.candidate(),
-                                    trial.learner.unseen(), decision, trial.job.method, aliases)
+        scorer, unseen = trial.learner.candidate(), trial.learner.unseen()
+        candidate = self._candidate(trial.generation, trial.learner, scorer, decision, trial.job.method, aliases,
+                                    temperature(scorer, scorer.measure(unseen), unseen))
         settled = self._conclude(candidate, aliases, first_seq=1, began_ms=began_ms)
         # In this order: after a crash the adapter is there before any progress names it, and the job is judged again
         # unless progress says that the generation is in use.

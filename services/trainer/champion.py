@@ -52,7 +52,7 @@ class Champions:
             encoder: Digest of the encoder of ``unseen``'s embeddings.
         """
         if champion.encoder == encoder:
-            return champion.right(champion.scores(unseen.embeddings), unseen.labels), range(len(unseen.labels))
+            return champion.right(champion.measure(unseen), unseen.labels), range(len(unseen.labels))
         manifest = self._registry.manifest(self._loop, champion.version or "")
         keys = unseen.keys[-_REEMBEDDED:]
         rows = self._store.before(keys, upto=2**62)

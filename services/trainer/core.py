@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -40,6 +40,11 @@ class Scorer:
         found: Vectors = features(embeddings, self.projection) @ self.head
         return found
 
+    def measure(self, unseen: "Unseen") -> Vectors:
+        """The scores of unseen examples, (n, C) float32; their random features are used where they are at hand."""
+        found: Vectors = unseen.features(self.projection) @ self.head
+        return found
+
     def right(self, scores: Vectors, labels: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Whether the best score is the true label's, (B,); never for a label it does not know."""
         if not self.labels:
@@ -55,11 +60,23 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Unseen:
-    """Examples that no version has learned: labels (n,) and embeddings (n, D)."""
+    """Examples that no version has learned: labels (n,) and embeddings (n, D).
+
+    Attributes:
+        hidden: A projection and the examples' random features by it (n, M), when they are at hand: computing them for
+            champion, candidate and temperature alike was three quarters of an update.
+    """
 
     keys: tuple[str, ...]
     labels: tuple[str, ...]
     embeddings: Vectors
+    hidden: tuple[Vectors, Vectors] | None = None
+
+    def features(self, projection: Vectors) -> Vectors:
+        """The examples' random features by a projection (D, M) -> (n, M)."""
+        if self.hidden is not None and (self.hidden[0] is projection or np.array_equal(self.hidden[0], projection)):
+            return self.hidden[1]
+        return features(self.embeddings, projection)
 
 
 class LearnerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +104,7 @@ class Learner:
         self.head, self.encoder, self.cursor = head, encoder, cursor
         self._window = window
         self._held: dict[str, Embedded] = {}
+        self._hidden: dict[str, Vectors] = {}  # random features (M,) of those in _held that were measured on
         self._answers: deque[bool] = deque(maxlen=_PREQUENTIAL)
 
     @property
@@ -131,7 +149,7 @@ class Learner:
         if learned:
             self.head.subtract(*_stacked(learned))
         for example in held_out:
-            self._held.pop(example.key, None)
+            self._drop(example.key)
 
     def answered(self, rows: Iterable[Example]) -> None:
         """Count what users got: whether each first revision's prediction was right."""
@@ -151,7 +169,9 @@ class Learner:
     def unseen(self, fresh: Iterable[Embedded] = ()) -> Unseen:
         """The held-out examples and the given fresh ones, of both the newest, at most the gate's window."""
         newest = {e.key: e for e in (*self._held.values(), *fresh)}
-        return together(list(newest.values())[-self._window:], self.head.projection.shape[0])
+        chosen = list(newest.values())[-self._window:]
+        found = together(chosen, self.head.projection.shape[0])
+        return replace(found, hidden=(self.head.projection, self._features(chosen)))
 
     def state(self, *, solved: bool = False) -> tuple[dict[str, np.ndarray], "LearnerState"]:
         """Tensors and plain values from which ``restored`` builds an equal learner; ``solved`` as for the head."""
@@ -173,15 +193,33 @@ class Learner:
         return learner
 
     def _hold(self, example: Embedded) -> None:
-        self._held.pop(example.key, None)
+        self._drop(example.key)
         self._held[example.key] = example
         while len(self._held) > self._window:
-            del self._held[next(iter(self._held))]
+            self._drop(next(iter(self._held)))
+
+    def _drop(self, key: str) -> None:
+        self._held.pop(key, None)
+        self._hidden.pop(key, None)
+
+    def _features(self, examples: Sequence[Embedded]) -> Vectors:
+        """Random features (n, M); those of the hold-out are computed once."""
+        kept = [self._held.get(e.key) is e for e in examples]
+        rows = [self._hidden.get(e.key) if held else None for e, held in zip(examples, kept, strict=True)]
+        missing = [i for i, row in enumerate(rows) if row is None]
+        if missing:
+            made = features(np.stack([examples[i].embedding for i in missing]), self.head.projection)
+            for i, row in zip(missing, made, strict=True):
+                rows[i] = row
+                if kept[i]:
+                    self._hidden[examples[i].key] = row.copy()  # not a view that keeps the whole block
+        return np.stack([row for row in rows if row is not None]) if rows \
+            else np.zeros((0, self.head.width), np.float32)
 
 
-def temperature(scorer: Scorer, unseen: Unseen) -> float:
-    """The temperature that fits the scorer's probabilities to examples it has not learned."""
-    return fit_temperature(scorer.scores(unseen.embeddings), scorer.targets(unseen.labels))
+def temperature(scorer: Scorer, scores: Vectors, unseen: Unseen) -> float:
+    """The temperature that fits the scorer's probabilities to its scores of examples that it has not learned."""
+    return fit_temperature(scores, scorer.targets(unseen.labels))
 
 
 def together(examples: Sequence[Embedded], dim: int) -> Unseen:

@@ -15,7 +15,7 @@ from services.trainer.reading import Batch
 from services.trainer.schedule import GROWTH, Started, is_due, next_update_at
 from services.trainer.tuning import sample
 from shared.holdout import is_held_out
-from shared.models.analytic import RidgeHead, projection
+from shared.models.analytic import RidgeHead, features, projection
 
 DIM, SEED, SHARE = 12, 3, 0.2
 W = projection(DIM, 64, 1)
@@ -244,3 +244,23 @@ def test_the_replay_sample_holds_all_new_and_some_old_examples() -> None:
 def test_the_trainer_rests_as_long_as_it_worked_and_never_updates_more_often_than_told(
         ended_at: float, worked_s: float, next_at: float) -> None:
     assert next_update_at(0.25, 10.0, ended_at, worked_s) == pytest.approx(next_at)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_features_that_are_kept_are_those_of_the_embeddings(seed: int) -> None:
+    rows = stream(200, seed=seed)
+    target = learner(window=20)
+    for start in range(0, 200, 40):
+        feed(target, rows[start:start + 40], batch=40, history=rows)
+        fresh = [Embedded(1000 + i, f"new_{i}", "a", np.full(DIM, i, np.float32)) for i in range(3)]
+        unseen = target.unseen(fresh)
+        np.testing.assert_allclose(unseen.features(W), features(unseen.embeddings, W), atol=1e-4)
+        other = projection(DIM, 32, 5)
+        np.testing.assert_allclose(unseen.features(other), features(unseen.embeddings, other), atol=1e-4)
+        target.forget([], target.held_out[:2])
+    assert len(target._hidden) <= 20
+
+
+def test_nothing_unseen_has_no_features() -> None:
+    unseen = learner().unseen()
+    assert unseen.features(W).shape == (0, 64)
