@@ -113,7 +113,7 @@ class Training:
         method: analytic | lora | full | analytic+lora | analytic+full.
         replay: Old examples mixed in per new one in a fine-tune.
         projection: Random features of the analytic head.
-        ridge: Its regularisation.
+        ridge: Its least regularisation; it takes up to 1,024 times that where the labels are noisy.
         holdout: Share of subjects whose examples are never learned from, only measured on.
         learning_rate: Of a LoRA fine-tune, at its peak; a full one takes a tenth of it.
         epochs, batch_size, lora_rank: The fine-tune's own.

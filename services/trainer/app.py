@@ -273,7 +273,7 @@ class LoopTrainer:
                    method: Method, aliases: Aliases, fitted: float) -> Candidate:
         measured = {"unseen_accuracy": decision.candidate,
                     "prequential_accuracy": learner.prequential(self._loop.gate.confidence)}
-        return Candidate(generation, scorer, method, fitted, decision, learner.n_learned,
+        return Candidate(generation, scorer, method, fitted, decision, learner.n_learned, learner.head.ridge,
                          aliases.champion, {key: value for key, value in measured.items() if value and value.n})
 
     def _conclude(self, candidate: Candidate, aliases: Aliases, *, first_seq: int, began_ms: int) -> bool:

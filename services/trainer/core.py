@@ -182,10 +182,10 @@ class Learner:
                                      held_out=[(e.seq, e.key, e.label) for e in held], answers=list(self._answers))
 
     @classmethod
-    def restored(cls, tensors: Mapping[str, np.ndarray], state: "LearnerState", *, ridge: float,
-                 window: int) -> "Learner":
+    def restored(cls, tensors: Mapping[str, np.ndarray], state: "LearnerState", *, ridge: float, window: int,
+                 adaptive: bool = False) -> "Learner":
         """Build a learner from its state."""
-        head = RidgeHead.restore(tensors, state.columns, ridge=ridge)
+        head = RidgeHead.restore(tensors, state.columns, ridge=ridge, adaptive=adaptive)
         learner = cls(head, encoder=state.encoder, window=window, cursor=state.cursor)
         for (seq, key, label), vector in zip(state.held_out, tensors["held_out"], strict=True):
             learner._hold(Embedded(seq, key, label, vector))

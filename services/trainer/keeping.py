@@ -32,7 +32,7 @@ class Keeper:
             return None
         self._written = progress
         self._cursor = progress.cursor
-        return Learner.restored(*held, ridge=shape.ridge, window=shape.window)
+        return shape.restored(*held)
 
     def tend(self, learner: Learner, fingerprint: str, progress: Progress, *, every_s: float) -> None:
         """Start a snapshot when one is due, and put it in force once it is written; never waits for the disk.

@@ -54,6 +54,7 @@ class Candidate:
     temperature: float
     decision: GateDecision
     n_examples: int
+    ridge: float
     parent: str | None
     metrics: Mapping[str, Interval]
 
@@ -79,7 +80,7 @@ class Publisher:
             labels=list(scorer.labels), examples=[SeqRange(1, scorer.cut)], n_examples=candidate.n_examples,
             seed=training.seed, code_version=_code_version(), gate=candidate.decision,
             golden=self._golden_scores(candidate), metrics=dict(candidate.metrics),
-            settings={**generation.settings, "temperature": candidate.temperature, "ridge": training.ridge,
+            settings={**generation.settings, "temperature": candidate.temperature, "ridge": candidate.ridge,
                       "projection": float(training.projection), "holdout": training.holdout})
         self._registry.publish(manifest, tensors, reason=candidate.decision.reason)
         return manifest

@@ -1,10 +1,12 @@
 """Brings a learner up to date with the examples table: reads, embeds what is not embedded, absorbs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from schemas.loops import Training
-from services.trainer.core import Learner
+from services.trainer.core import Learner, LearnerState
 from services.trainer.examples import Embedded, Example, Vector, changes, logged_embedding
 from services.trainer.store import Store
 from shared.models.analytic import RidgeHead, projection
@@ -18,6 +20,7 @@ class Shape:
     """What shapes the sums; when one of these changes, they are built anew from all examples.
 
     Attributes:
+        ridge: The least; the head takes a greater one where the labels are noisy.
         holdout: Share of subjects that are only measured on.
         window: How many held-out examples are kept.
     """
@@ -42,7 +45,11 @@ class Shape:
     def learner(self, encoder: Encoder) -> Learner:
         """A learner that has read nothing."""
         weight = projection(encoder.dim, self.projection, self.seed)
-        return Learner(RidgeHead(weight, ridge=self.ridge), encoder=encoder.digest, window=self.window)
+        return Learner(RidgeHead(weight, ridge=self.ridge, adaptive=True), encoder=encoder.digest, window=self.window)
+
+    def restored(self, tensors: Mapping[str, np.ndarray], state: LearnerState) -> Learner:
+        """A learner as it was when its state was taken."""
+        return Learner.restored(tensors, state, ridge=self.ridge, window=self.window, adaptive=True)
 
 
 @dataclass(frozen=True)

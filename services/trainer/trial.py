@@ -64,7 +64,7 @@ class Trial:
         held = Snapshots(folder.path).load(result.snapshot, fingerprint=shape.fingerprint(encoder))
         if held is None or encoder.digest != result.encoder:
             return None
-        learner = Learner.restored(*held, ridge=shape.ridge, window=shape.window)
+        learner = shape.restored(*held)
         projection = learner.head.projection
         settings: dict[str, float | str] = {
             "finetune_method": job.method, "finetune_since": float(job.since), "finetune_cut": float(job.cut),

@@ -113,7 +113,7 @@ def _learn(job: Job, tools: Tools, encoder: Encoder) -> tuple[Learner, Scorer, l
     fingerprint = shape.fingerprint(encoder)
     done = tools.folder.progressed()
     held = snapshots.load(done.snapshot, fingerprint=fingerprint) if done else None
-    learner = Learner.restored(*held, ridge=shape.ridge, window=shape.window) if held else shape.learner(encoder)
+    learner = shape.restored(*held) if held else shape.learner(encoder)
     reader = Reader(tools.store, encoder, shape)
     since_snapshot = 0
     while learner.cursor < job.cut and (rows := reader.absorb(learner, upto=job.cut, limit=250).rows):

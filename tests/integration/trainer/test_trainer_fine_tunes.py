@@ -58,7 +58,7 @@ def test_a_better_encoder_becomes_a_generation_while_updates_go_on(bench: Bench,
     encoder = encoder_for(last, bench.registry.tensors(last, adapters), {})
     texts, labels = (list(part) for part in zip(*learned(bench), strict=True))
     t = loop.training
-    head = RidgeHead(projection(encoder.dim, t.projection, t.seed), ridge=t.ridge)
+    head = RidgeHead(projection(encoder.dim, t.projection, t.seed), ridge=float(last.settings["ridge"]))
     head.add(encoder.encode(texts, max_tokens=32), labels)
     expected = dict(zip(head.labels, head.weights().T, strict=True))
     found = dict(zip(last.labels, bench.registry.tensors(last, [HEAD])[HEAD].T, strict=True))

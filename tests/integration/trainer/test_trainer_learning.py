@@ -35,9 +35,10 @@ def head_of(bench: Bench, manifest: Manifest) -> dict[str, np.ndarray]:
 
 
 def reference(bench: Bench, examples: list[tuple[str, str]]) -> dict[str, np.ndarray]:
-    """The head of exactly these texts and labels."""
+    """The head of exactly these texts and labels, with the ridge that the champion says it has."""
     t = bench.loop.training
-    head = RidgeHead(projection(bench.base.dim, t.projection, t.seed), ridge=t.ridge)
+    ridge = float(champion(bench).settings["ridge"])
+    head = RidgeHead(projection(bench.base.dim, t.projection, t.seed), ridge=ridge)
     head.add(bench.base.encode([text for text, _ in examples], max_tokens=32), [label for _, label in examples])
     return dict(zip(head.labels, head.weights().T, strict=True))
 

@@ -161,3 +161,57 @@ def test_the_temperature_makes_probabilities_honest() -> None:
 
 def test_too_few_examples_give_the_default_temperature() -> None:
     assert fit_temperature(np.zeros((3, 2), np.float32), np.zeros(3, np.int64)) == analytic.DEFAULT_TEMPERATURE
+
+
+def noisy(n: int, share: float, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """Two groups of vectors; the labels of a share of them are drawn by lot."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 2, n)
+    found = rng.standard_normal((n, DIM)) * 0.7 + np.where(groups[:, None] == 1, 0.5, -0.5)
+    labels = np.where(rng.random(n) < share, rng.integers(0, 2, n), groups)
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32), [f"l{g}" for g in labels]
+
+
+def accuracy(head: RidgeHead, share: float) -> float:
+    test, labels = noisy(2000, 0.0, seed=9)
+    best = (features(test, head.projection) @ head.weights()).argmax(axis=1)
+    return float(np.mean([head.labels[i] == label for i, label in zip(best, labels, strict=True)]))
+
+
+def test_noisy_labels_get_a_greater_ridge_and_better_answers() -> None:
+    ridges = {}
+    for share in (0.0, 0.7):
+        fixed, adaptive = (RidgeHead(projection(DIM, 200, 1), ridge=0.1, adaptive=a) for a in (False, True))
+        for head in (fixed, adaptive):
+            head.add(*noisy(300, share))
+        ridges[share] = adaptive.ridge
+        assert accuracy(adaptive, share) >= accuracy(fixed, share) - 0.005
+    assert fixed.ridge == 0.1
+    assert ridges[0.7] > ridges[0.0]
+    assert accuracy(adaptive, 0.7) > accuracy(fixed, 0.7) + 0.03
+
+
+def test_an_adaptive_head_is_the_exact_one_of_its_ridge_and_is_restored_with_it() -> None:
+    vectors, labels = noisy(300, 0.7)
+    head = RidgeHead(projection(DIM, 64, 1), ridge=0.1, adaptive=True)
+    for start in range(0, 300, 20):
+        head.add(vectors[start:start + 20], labels[start:start + 20])
+        head.weights()
+    restored = RidgeHead.restore(head.snapshot(), head.columns, ridge=0.1, adaptive=True)
+    exact = RidgeHead(head.projection, ridge=head.ridge)
+    exact.add(vectors, labels)
+    assert restored.ridge == head.ridge > 0.1
+    for other in (restored, exact):
+        columns = [other.labels.index(label) for label in head.labels]
+        np.testing.assert_allclose(other.weights()[:, columns], head.weights(), atol=1e-6)
+
+
+def test_the_ridge_is_chosen_at_geometric_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = RidgeHead(projection(DIM, 32, 1), ridge=0.1, adaptive=True)
+    chosen: list[int] = []
+    choose = head._choose_ridge
+    monkeypatch.setattr(head, "_choose_ridge", lambda: (chosen.append(head.n_examples), choose()))
+    vectors, labels = noisy(500, 0.5)
+    for start in range(0, 500, 10):
+        head.add(vectors[start:start + 10], labels[start:start + 10])
+    assert chosen == [50, 80, 120, 180, 270, 410]
