@@ -14,6 +14,7 @@ from services.trainer.schedule import Started
 from shared import postgres
 
 _COLUMNS = "seq, prediction_id, revision, subject, label, input, embedding, encoder, predicted"
+_WITHOUT_EMBEDDINGS = _COLUMNS.replace("embedding", "''::bytea")
 _CHANNEL = "ratchet_examples"
 
 
@@ -55,15 +56,10 @@ class Store:
             self._connection.close()
             self._connection = None
 
-    def read(self, *, after: int, limit: int, upto: int | None = None, embeddings: bool = True) -> list[Example]:
-        """Read examples in the order of their seqs, from the one after ``after`` on, ``upto`` included.
-
-        Args:
-            embeddings: False leaves them empty.
-        """
-        columns = _COLUMNS if embeddings else _COLUMNS.replace("embedding", "''::bytea")
+    def read(self, *, after: int, limit: int, upto: int | None = None) -> list[Example]:
+        """Read examples in the order of their seqs, from the one after ``after`` on, ``upto`` included."""
         return self._examples(
-            f"SELECT {columns} FROM examples WHERE loop = %s AND seq > %s AND seq <= %s ORDER BY seq LIMIT %s",
+            f"SELECT {_COLUMNS} FROM examples WHERE loop = %s AND seq > %s AND seq <= %s ORDER BY seq LIMIT %s",
             [self._loop, after, 2**62 if upto is None else upto, limit])
 
     def before(self, prediction_ids: Sequence[str], *, upto: int) -> dict[str, Example]:
@@ -75,6 +71,13 @@ class Store:
             "AND loop = %s AND seq <= %s ORDER BY prediction_id, revision DESC",
             [list(prediction_ids), self._loop, upto])
         return {row.prediction_id: row for row in rows}
+
+    def in_force(self, seqs: Sequence[int], *, upto: int) -> list[Example]:
+        """Read those of the seqs whose revision was in force when ``upto`` was the last seq; without embeddings."""
+        return self._examples(
+            f"SELECT {_WITHOUT_EMBEDDINGS} FROM examples AS e WHERE loop = %s AND seq = ANY(%s) AND NOT EXISTS ("
+            "SELECT FROM labels AS newer WHERE newer.prediction_id = e.prediction_id AND newer.loop = e.loop "
+            "AND newer.revision > e.revision AND newer.seq <= %s) ORDER BY seq", [self._loop, list(seqs), upto])
 
     def of_subject(self, subject: str, *, upto: int) -> list[Example]:
         """Read every row of one subject up to a seq."""

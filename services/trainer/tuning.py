@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.trainer.core import Learner, Scorer, together
-from services.trainer.examples import Embedded, Example, in_force
+from services.trainer.examples import Embedded, Example
 from services.trainer.job import ADAPTER, PRESENT, Folder, Job, Progressed, Result
 from services.trainer.reading import BATCH, Reader, Shape
 from services.trainer.snapshots import Snapshots
@@ -25,6 +25,8 @@ _SNAPSHOT_ROWS = 3000
 # Caught up when so few examples are left to embed: the trainer does the rest in well under a second.
 _CAUGHT_UP = 50
 _ROUNDS = 50
+# Examples in one fine-tune, at most: their texts are in memory, and at 10 ms each it takes a quarter of an hour.
+_MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,17 @@ class Tools:
     on_step: Callable[[Step], None]
 
 
-def sample(rows: Sequence[Example], *, since: int, replay: float, seed: int) -> list[Example]:
-    """Choose what to fine-tune on: every new example, and ``replay`` old ones per new one, drawn without return."""
-    new = [row for row in rows if row.seq > since]
-    old = [row for row in rows if row.seq <= since]
-    n = min(len(old), round(replay * len(new)))
-    chosen = np.random.default_rng([seed, since]).permutation(len(old))[:n]
-    return sorted([*new, *(old[i] for i in chosen)], key=lambda row: row.seq)
+def sample(*, since: int, cut: int, replay: float, seed: int, most: int = _MOST) -> list[int]:
+    """Choose what to fine-tune on, as seqs in order, without looking at an example.
+
+    Every new one and ``replay`` old ones per new one, drawn without return; at most ``most``, in that proportion.
+    """
+    n_new, n_old = cut - since, min(since, round(replay * (cut - since)))
+    share = min(1.0, most / max(1, n_new + n_old))
+    rng = np.random.default_rng([seed, since])
+    old = rng.choice(since, round(share * n_old), replace=False) + 1
+    new = rng.choice(n_new, round(share * n_new), replace=False) + since + 1
+    return sorted([*old.tolist(), *new.tolist()])
 
 
 def run(job: Job, tools: Tools) -> Result | None:
@@ -80,14 +86,10 @@ def _shape(job: Job) -> Shape:
 
 def _chosen(job: Job, store: Store) -> list[Example]:
     """The texts to fine-tune on, the same in every process and after every restart: the cut fixes them."""
-    rows: list[Example] = []
-    after = 0
-    while batch := store.read(after=after, limit=BATCH, upto=job.cut, embeddings=False):
-        rows += batch
-        after = batch[-1].seq
-    learned = [row for row in in_force(rows).values()
-               if row.text and not is_held_out(row.subject, row.prediction_id, job.holdout, job.seed)]
-    return sample(learned, since=job.since, replay=job.replay, seed=job.seed)
+    seqs = sample(since=job.since, cut=job.cut, replay=job.replay, seed=job.seed)
+    return [row for start in range(0, len(seqs), BATCH)
+            for row in store.in_force(seqs[start:start + BATCH], upto=job.cut)
+            if row.text and not is_held_out(row.subject, row.prediction_id, job.holdout, job.seed)]
 
 
 def _tune(job: Job, tools: Tools, chosen: Sequence[Example], last: list[Step]) -> None:

@@ -120,6 +120,10 @@ class Artifacts:
         """Whether the version's manifest is here; it is not looked at."""
         return self._manifest_path(loop, version).is_file()
 
+    def drop_manifest(self, loop: str, version: str) -> None:
+        """Delete one manifest; nothing happens when it is gone already."""
+        self._manifest_path(loop, version).unlink(missing_ok=True)
+
     def versions(self, loop: str) -> list[str]:
         """The versions whose manifests are here, oldest first."""
         found = (self._directory / loop / "manifests").glob("v*.json")

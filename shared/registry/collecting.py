@@ -46,11 +46,14 @@ class Collector:
         return len(marked)
 
     def trim(self, loop: str) -> None:
-        """Drop from Redis the manifests and log entries beyond the bounds; the artifact directory keeps them."""
+        """Drop manifests and log entries beyond the bounds: from Redis first, the oldest manifests from the directory."""
         gone, held = self._store.collected(loop), self._held(loop)
         old = [name for name in self._store.versions(loop, -1)[self._bounds.n_manifests:]
                if name in gone and name not in held and self._artifacts.has_manifest(loop, name)]
         if old:
             self._store.drop_versions(loop, old, upto=max(self._store.trimmed(loop), *map(number_of, old)))
+        older = self._artifacts.versions(loop)[:-self._bounds.n_archived]
+        for name in set(older) - set(self._store.versions(loop, -1)) - held:
+            self._artifacts.drop_manifest(loop, name)
         self._journal.catch_up(loop)
         self._store.trim_log(loop, self._bounds.n_entries)

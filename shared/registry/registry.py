@@ -345,7 +345,7 @@ class Registry:
         """Delete the weights of old versions from Redis and from the artifact directory; manifests stay.
 
         The newest ``keep`` versions keep theirs, and so does every version that an alias or a replica names. What is
-        beyond ``Bounds`` then leaves Redis, and stays in the artifact directory.
+        beyond ``Bounds`` then leaves Redis, and later the artifact directory.
 
         Returns:
             How many versions lost their weights.

@@ -30,15 +30,17 @@ class Conflict(RatchetError):
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much of a loop Redis keeps; the artifact directory keeps all of it.
+    """How much of a loop is kept; never less than what has weights, and what an alias or a replica names.
 
     Attributes:
         n_manifests: The newest versions whose manifests stay, besides those that have weights or that anything names.
-        n_entries: The newest log entries that stay.
+        n_entries: The newest log entries that stay; the artifact directory's journal keeps all of them.
+        n_archived: The newest versions whose manifests stay in the artifact directory: at 30 KB each 3 GB.
     """
 
     n_manifests: int = 1000
     n_entries: int = 10_000
+    n_archived: int = 100_000
 
 
 @dataclass(frozen=True)

@@ -238,3 +238,24 @@ def test_a_redis_that_is_emptied_just_before_a_write_is_restored_first(world: Wo
     for manifest in world.registry.versions(LOOP):
         assert len(world.registry.tensors(manifest)) == 2
     assert [entry.action for entry in world.registry.log(LOOP)][:3] == ["published", "promoted", "restored"]
+
+
+def test_the_directory_drops_the_oldest_manifests_but_never_one_that_may_serve(world: World) -> None:
+    for _ in range(9):
+        world.champion()
+    world.registry.pin(LOOP, "v2", actor="op", reason="the good one")
+    world.registry.assign(LOOP, "shadow", "v3", actor="op", reason="to compare")
+    world.registry.heartbeat(LOOP, "replica", "v4", "d" * 64, 1)
+    bounded = world.again(bounds=Bounds(n_manifests=2, n_archived=3))
+    bounded.collect(LOOP, keep=2)
+    kept = ["v2", "v3", "v4", "v7", "v8", "v9"]
+    assert sorted(path.stem for path in (world.artifacts / LOOP / "manifests").glob("v*.json")) == kept
+    assert (bounded.aliases(LOOP).champion, bounded.aliases(LOOP).previous) == ("v2", "v9")
+    with pytest.raises(NotFound, match="no version v5"):
+        bounded.manifest(LOOP, "v5")
+    world.client.flushdb()
+    [report] = bounded.restore()
+    assert report.champion == "v2"
+    for version in ("v2", "v3", "v8", "v9"):
+        bounded.tensors(bounded.manifest(LOOP, version))
+    assert bounded.rollback(LOOP, actor="op", reason="back").champion == "v9"

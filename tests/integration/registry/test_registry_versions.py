@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from schemas.manifest import Manifest
-from shared.registry import Conflict, Corrupt, NotFound
+from shared.registry import Conflict, Corrupt, NotFound, blobs
 from shared.registry.blobs import ref
 
 from .conftest import LOOP, World, manifest_of, tensors_of
@@ -47,6 +47,20 @@ def test_a_tensor_that_is_stored_already_is_not_sent_again(world: World) -> None
     assert second.tensors["projection.weight"].sha256 == shared
     assert len(list(world.client.scan_iter("*:blob:*"))) == 3
     assert len(list(world.artifacts.rglob("*.safetensors"))) == 3
+
+
+def test_only_what_is_not_stored_is_packed_and_hashed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.publish(seed=1)
+    packed: list[tuple[int, ...]] = []
+    pack = blobs.pack
+    manifest = manifest_of(world.registry.next_version(LOOP), tensors_of(2))
+    monkeypatch.setattr(blobs, "pack", lambda array: (packed.append(array.shape), pack(array))[1])
+    world.registry.publish(manifest, tensors_of(2))
+    assert packed == [tensors_of(2)["head.weight"].shape]
+    world.client.flushdb()
+    world.registry.restore()
+    np.testing.assert_array_equal(world.registry.tensors(manifest)["projection.weight"],
+                                  tensors_of(2)["projection.weight"])
 
 
 def test_publishing_twice_is_publishing_once(world: World) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from schemas.loops import Gate, Loop
 from services.trainer.app import LoopTrainer
 from services.trainer.job import Folder
+from services.trainer.store import Store
 from shared.models.analytic import RidgeHead, projection
 from shared.models.lora import is_adapter
 from shared.models.text_classification import HEAD, Classifier, encoder_for
@@ -104,3 +105,14 @@ def test_a_child_ends_with_its_trainer_and_the_next_trainer_goes_on_with_the_job
     ended(bench, second, until)
     assert [run[3] for run in bench.runs() if run[0] == "full"] == [150]
     assert folder.job() is None
+
+
+def test_a_fine_tune_reads_each_prediction_once_as_it_was_at_the_cut(bench: Bench) -> None:
+    bench.put(["one", "two", "three"], ["a", "a", "b"], keys=["k1", "k2", "k3"])
+    bench.put(["one"], ["b"], keys=["k1"], revision=2)
+    bench.put(["two"], ["c"], keys=["k2"], revision=2)
+    store = Store(bench.postgres_url, LOOP, text_path="properties.text")
+    found = [(row.seq, row.text, row.label, row.embedding) for row in store.in_force([1, 2, 3, 4, 5], upto=4)]
+    assert found == [(2, "two", "a", b""), (3, "three", "b", b""), (4, "one", "b", b""), (5, "two", "c", b"")]
+    assert [row.seq for row in store.in_force([1, 2, 3], upto=5)] == [3]
+    store.close()

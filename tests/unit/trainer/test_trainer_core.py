@@ -231,12 +231,20 @@ def test_the_growth_rule_bounds_the_cost_of_all_fine_tunes() -> None:
 
 
 def test_the_replay_sample_holds_all_new_and_some_old_examples() -> None:
-    rows = [row(i, f"k{i}", "a") for i in range(1, 101)]
-    chosen = sample(rows, since=80, replay=1.5, seed=1)
-    assert [r.seq for r in chosen if r.seq > 80] == list(range(81, 101))
-    assert len([r for r in chosen if r.seq <= 80]) == 30
-    assert chosen == sample(rows, since=80, replay=1.5, seed=1)
-    assert len(sample(rows, since=80, replay=100, seed=1)) == 100
+    chosen = sample(since=80, cut=100, replay=1.5, seed=1)
+    assert chosen == sorted(set(chosen))
+    assert [seq for seq in chosen if seq > 80] == list(range(81, 101))
+    assert len([seq for seq in chosen if 1 <= seq <= 80]) == 30
+    assert chosen == sample(since=80, cut=100, replay=1.5, seed=1)
+    assert sample(since=80, cut=100, replay=100, seed=1) == list(range(1, 101))
+
+
+def test_the_replay_sample_of_a_long_history_is_bounded_and_keeps_its_proportion() -> None:
+    chosen = sample(since=1_000_000, cut=1_500_000, replay=1.0, seed=1, most=1000)
+    assert len(chosen) == len(set(chosen)) == 1000
+    assert sum(seq > 1_000_000 for seq in chosen) == 500
+    assert min(chosen) >= 1
+    assert max(chosen) <= 1_500_000
 
 
 @pytest.mark.parametrize(("ended_at", "worked_s", "next_at"),
