@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from schemas.manifest import Manifest
 from services.trainer.core import Scorer, Unseen
+from services.trainer.embeddings import Embeddings
 from services.trainer.store import Store
 from shared.models.encoder import Encoder
 from shared.models.text_classification import HEAD, PROJECTION, encoder_for
@@ -26,6 +27,8 @@ class Champions:
     def __init__(self, registry: Registry, store: Store, loop: str, encoders: dict[str, Encoder]) -> None:
         self._registry, self._store, self._loop, self.encoders = registry, store, loop, encoders
         self._last: Scorer | None = None
+        # While the champion is of another encoder, every update compares on much the same texts.
+        self._embeddings: tuple[Encoder, int, Embeddings] | None = None
         self._bases = set(encoders)
 
     def of(self, version: str) -> Scorer:
@@ -60,11 +63,15 @@ class Champions:
                   if unseen.keys[i] in rows and rows[unseen.keys[i]].text]
         if not chosen:
             return np.zeros(0, bool), []
-        made = self._encoder(manifest)
+        vectors = np.stack(self._embeddings_of(manifest).of([rows[unseen.keys[i]].text for i in chosen]))
         self._forget(besides={encoder, manifest.encoder})
-        vectors = made.encode([rows[unseen.keys[i]].text for i in chosen],
-                                                 max_tokens=manifest.max_tokens)
         return champion.right(champion.scores(vectors), [unseen.labels[i] for i in chosen]), chosen
+
+    def _embeddings_of(self, manifest: Manifest) -> Embeddings:
+        made = self._encoder(manifest)
+        if self._embeddings is None or self._embeddings[0] is not made or self._embeddings[1] != manifest.max_tokens:
+            self._embeddings = (made, manifest.max_tokens, Embeddings(made, max_tokens=manifest.max_tokens, most=1000))
+        return self._embeddings[2]
 
     def _forget(self, *, besides: set[str]) -> None:
         """Let go of the encoders of champions past: each holds a whole generation's weights."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from schemas.loops import Training
 from services.trainer.core import Learner, LearnerState
+from services.trainer.embeddings import Embeddings
 from services.trainer.examples import Embedded, Example, Vector, changes, logged_embedding
 from services.trainer.store import Store
 from shared.models.analytic import RidgeHead, projection
@@ -75,6 +76,7 @@ class Reader:
 
     def __init__(self, store: Store, encoder: Encoder, shape: Shape) -> None:
         self._store, self._encoder, self._shape = store, encoder, shape
+        self._embeddings = Embeddings(encoder, max_tokens=shape.max_tokens)
         self.n_embedded = self.n_skipped = 0
 
     def absorb(self, learner: Learner, *, upto: int | None = None, limit: int = BATCH) -> Batch:
@@ -104,8 +106,8 @@ class Reader:
                 self.n_skipped += 1
         if missing:
             self.n_embedded += len(missing)
-            made = self._encoder.encode([row.text for row in missing], max_tokens=self._shape.max_tokens)
-            found |= {row.seq: vector for row, vector in zip(missing, made, strict=True)}
+            found |= dict(zip((row.seq for row in missing), self._embeddings.of([row.text for row in missing]),
+                              strict=True))
         return found
 
     def peek(self, learner: Learner, *, limit: int) -> Batch:
