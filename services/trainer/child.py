@@ -35,6 +35,7 @@ def work(path: Path, chosen: Settings) -> None:
     from services.trainer import tuning
     from services.trainer.job import Folder
     from services.trainer.store import Store
+    from shared.models import flops
     from shared.models.encoder import Encoder, choose_device, limit_threads
     from shared.models.finetune import Step
     from shared.models.ranks import Ranks
@@ -50,12 +51,17 @@ def work(path: Path, chosen: Settings) -> None:
     curves = SummaryWriter(str(chosen.registry.artifacts_dir / job.loop / "tensorboard" / f"g{job.generation}")) \
         if ranks.rank == 0 else None
 
+    peak = flops.peak(device)
+
     def on_step(step: Step) -> None:
         if curves is None:
             return
         curves.add_scalar("finetune/loss", step.loss, step.number)
         curves.add_scalar("finetune/learning_rate", step.learning_rate, step.number)
         curves.add_scalar("finetune/gradient_norm", step.gradient_norm, step.number)
+        curves.add_scalar("finetune/tokens_per_s", step.n_tokens / step.seconds, step.number)
+        if peak is not None:
+            curves.add_scalar("finetune/mfu", step.flops / step.seconds / (peak * ranks.world), step.number)
         if step.number % 10 == 0:
             curves.flush()
 

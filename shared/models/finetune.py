@@ -5,6 +5,7 @@ already push texts towards their label instead of first finding out where the la
 away afterwards: the analytic head is computed anew on the tuned encoder.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
+from shared.models import flops
 from shared.models.checkpoint import load_checkpoint, save_checkpoint
 from shared.models.encoder import Encoder, pooled
 from shared.models.lora import FULL, LORA, SCALE
@@ -42,6 +44,7 @@ class Plan:
         warm_up: Share of the steps during which the rate grows from 0.
         clip_norm: Greatest norm of the gradient.
         checkpoint_every: Steps between checkpoints.
+        compiled: Let torch.compile fuse the network's kernels; for a GPU and long runs, since it takes a minute.
         seed: Equal seeds, texts and devices give equal weights, with or without an interruption.
     """
 
@@ -55,17 +58,27 @@ class Plan:
     warm_up: float = 0.1
     clip_norm: float = 1.0
     checkpoint_every: int = 25
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
 class Step:
-    """One finished step: its number from 1, of how many, the mean loss per text, the rate and the gradient's norm."""
+    """One finished step: its number from 1, of how many, the mean loss per text, the rate and the gradient's norm.
+
+    Attributes:
+        n_tokens: Of all processes together, padding apart.
+        flops: Floating-point operations that these tokens take, see ``flops``; of all processes together.
+        seconds: How long it took, checkpoints apart.
+    """
 
     number: int
     total: int
     loss: float
     learning_rate: float
     gradient_norm: float
+    n_tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -75,11 +88,12 @@ class _Network:
     model: Any
     classifier: torch.nn.Parameter
     trained: dict[str, torch.nn.Parameter] = field(default_factory=dict)
+    forward: Any = None
 
     def loss(self, ids: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor,
              weights: torch.Tensor) -> torch.Tensor:
         """Weighted sum of cross-entropies: ids and mask (B, T), targets and weights (B,) -> ()."""
-        vectors = pooled(self.model, ids, mask)
+        vectors = pooled(self.forward or self.model, ids, mask)
         logits = _SCALE * vectors @ torch.nn.functional.normalize(self.classifier, dim=-1).T
         return (torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
 
@@ -108,9 +122,13 @@ def tune(base: Encoder, adapter: Mapping[str, np.ndarray], texts: Sequence[str],
     steps = _batches(len(texts), plan)
     weights = class_weights(targets)
     done = load_checkpoint(checkpoint, network.trained, optimiser) if checkpoint else 0
+    if plan.compiled:
+        network.forward = torch.compile(network.model, dynamic=True)
+    each = flops.per_token(network.model, sum(map(len, rows)) / max(1, len(rows)), full=plan.method == "full")
     for number, chosen in enumerate(steps, start=1):
         if number <= done:
             continue
+        began = time.monotonic()
         # Seeded by the step, so that a resumed run draws the same dropout as one that was never interrupted.
         torch.manual_seed(hash((plan.seed, number, ranks.rank)) & 0x7FFFFFFF)
         rate = _rate(number, len(steps), plan)
@@ -122,7 +140,9 @@ def tune(base: Encoder, adapter: Mapping[str, np.ndarray], texts: Sequence[str],
         ranks.add_up(network.trained.values())
         norm = torch.nn.utils.clip_grad_norm_(list(network.trained.values()), plan.clip_norm)
         optimiser.step()
-        on_step(Step(number, len(steps), ranks.sum(loss), plan.learning_rate * rate, float(norm)))
+        total, n_tokens = ranks.sum(loss), sum(len(rows[i]) for i in chosen)  # after it, a GPU is done with the step
+        on_step(Step(number, len(steps), total, plan.learning_rate * rate, float(norm), n_tokens, n_tokens * each,
+                     time.monotonic() - began))
         if checkpoint and ranks.rank == 0 and (number % plan.checkpoint_every == 0 or number == len(steps)):
             save_checkpoint(checkpoint, network.trained, optimiser, number)
     return _adapter(network, base, adapter, plan)
@@ -195,9 +215,9 @@ def _build(base: Encoder, adapter: Mapping[str, np.ndarray], means: np.ndarray, 
         model = base.adapted(adapter).trainable().train()
         trained = {name: p for name, p in model.named_parameters() if not name.startswith("pooler.")}
     else:
-        config = LoraConfig(r=plan.lora_rank, lora_alpha=round(_LORA_SCALE * plan.lora_rank), lora_dropout=0.0,
-                            target_modules=_linear_modules(base), bias="none")
         start = base.adapted(full_part).trainable().requires_grad_(False)
+        config = LoraConfig(r=plan.lora_rank, lora_alpha=round(_LORA_SCALE * plan.lora_rank), lora_dropout=0.0,
+                            target_modules=_linear_modules(start), bias="none")
         model = get_peft_model(start, config).train()
         present = {name.removeprefix(LORA): torch.from_numpy(array.copy()) for name, array in adapter.items()
                    if name.startswith(LORA) and name != SCALE}
@@ -207,9 +227,9 @@ def _build(base: Encoder, adapter: Mapping[str, np.ndarray], means: np.ndarray, 
     return _Network(model, classifier, {**trained, "classifier": classifier})
 
 
-def _linear_modules(base: Encoder) -> list[str]:
+def _linear_modules(model: Any) -> list[str]:
     """Every linear layer of the encoder but the pooler, whose output is not used."""
-    return [name for name, module in base.trainable().named_modules()
+    return [name for name, module in model.named_modules()
             if isinstance(module, torch.nn.Linear) and not name.startswith("pooler")]
 
 
