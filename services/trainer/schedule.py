@@ -31,11 +31,11 @@ def next_update_at(every_s: float, began_at: float, ended_at: float, worked_s: f
     The trainer rests as long as it worked: it learns with half of a core at most and leaves the rest to serving.
 
     Args:
-        every_s: Least time between the starts of two updates.
+        every_s: Least time between the starts of two updates; 0: at once, without a rest.
         began_at, ended_at: When the last one began to read and was done, on any clock in seconds.
         worked_s: CPU time that it took; on a busy machine less than passed, where a longer rest would help nobody.
     """
-    return max(began_at + every_s, ended_at + worked_s)
+    return max(began_at + every_s, ended_at + worked_s) if every_s > 0 else ended_at
 
 
 def is_due(training: Training, last: Started, *, now_ms: int, n_learned: int, n_labels: int) -> bool:

@@ -252,6 +252,7 @@ def test_the_replay_sample_of_a_long_history_is_bounded_and_keeps_its_proportion
 def test_the_trainer_rests_as_long_as_it_worked_and_never_updates_more_often_than_told(
         ended_at: float, worked_s: float, next_at: float) -> None:
     assert next_update_at(0.25, 10.0, ended_at, worked_s) == pytest.approx(next_at)
+    assert next_update_at(0.0, 10.0, ended_at, worked_s) == ended_at
 
 
 @pytest.mark.parametrize("seed", range(3))
