@@ -10,6 +10,7 @@ from schemas.errors import Transient
 from schemas.loops import Loop
 from schemas.manifest import GateDecision, Method
 from services.trainer import generations, metrics
+from services.trainer.anchor import Anchor
 from services.trainer.champion import Champions
 from services.trainer.core import Learner, Scorer, Unseen, Vectors, temperature
 from services.trainer.examples import Embedded, in_force
@@ -71,6 +72,7 @@ class LoopTrainer:
         self._reader = Reader(store, base, self._shape)
         self._started = Started()
         self._line: Scorer | None = None
+        self._anchor = Anchor()
         self._pending = self._held_back = self._caught_up = False
         self._stop = Event()
         self._next_update_at = 0.0
@@ -242,9 +244,15 @@ class LoopTrainer:
         aliases = self._registry.aliases(self._loop.name)
         scores = scorer.measure(unseen)
         decision, cut = self._decide(scorer, scores, unseen, aliases)
+        if self._line is None or aliases.champion != self._line.version:
+            self._anchor.release()
+        decision, as_good = self._anchor.judge(decision, scorer.right(scores, unseen.labels), unseen,
+                                               encoder=scorer.encoder, champion=aliases.champion, gate=self._loop.gate)
         candidate = self._candidate(self._generation, learner, scorer, decision, "analytic", aliases,
                                     temperature(scorer, scores, unseen))
         settled = self._conclude(candidate, aliases, first_seq=cut + 1, began_ms=began_ms)
+        if as_good and decision.verdict == "accepted" and self._line is not None:
+            self._anchor.keep(self._line)
         self._pending = bool(peeked.rows) or not settled
 
     def _decide(self, scorer: Scorer, scores: Vectors, unseen: Unseen, aliases: Aliases) -> tuple[GateDecision, int]:

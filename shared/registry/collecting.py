@@ -46,7 +46,7 @@ class Collector:
         return len(marked)
 
     def trim(self, loop: str) -> None:
-        """Drop manifests and log entries beyond the bounds: from Redis first, the oldest manifests from the directory."""
+        """Drop manifests and log entries beyond the bounds: from Redis, and the oldest manifests from the directory."""
         gone, held = self._store.collected(loop), self._held(loop)
         old = [name for name in self._store.versions(loop, -1)[self._bounds.n_manifests:]
                if name in gone and name not in held and self._artifacts.has_manifest(loop, name)]
