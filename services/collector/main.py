@@ -14,7 +14,7 @@ from services.collector.endpoints import Shared
 from services.collector.gateway import Gateway
 from services.collector.privacy import Privacy
 from services.collector.settings import Settings
-from shared import logs, settings, web
+from shared import logs, serving, settings
 from shared.kafka import FrameProducer
 from shared.pseudonym import Pseudonymiser
 
@@ -33,7 +33,7 @@ def run() -> None:
         except ValueError as exc:
             raise settings.InvalidSetting(f"RATCHET_PSEUDONYMISE_FIELDS is wrong: {exc}") from exc
         # Workers may share the port, with each other and nobody else.
-        opened = web.listen(config.at.host, config.at.port, "RATCHET_COLLECTOR_PORT", share=config.supervisor != 0)
+        opened = serving.listen(config.at.host, config.at.port, "RATCHET_COLLECTOR_PORT", share=config.supervisor != 0)
     except Permanent as exc:
         print(f"ratchet collector: {exc}", file=sys.stderr)
         sys.exit(2)
@@ -60,7 +60,7 @@ def run() -> None:
     try:
         if config.supervisor:
             _await_kafka(producer)
-        web.serve(app.build(shared, sizes=sizes, allow_origins=config.allow_origins, live=producer.alive,
+        serving.serve(app.build(shared, sizes=sizes, allow_origins=config.allow_origins, live=producer.alive,
                             metrics=workers.metrics), opened, drain_s=config.drain_s,
                   doom=lambda: (workers.supervisor_fault(config.supervisor)
                                 or ("" if producer.alive() else producer.fault())))
@@ -84,7 +84,7 @@ def _supervise(config: Settings, opened: socket.socket) -> int:
     host, port = opened.getsockname()[:2]
     opened.close()
     # Bound and not listening, it takes no connection, and keeps the port while no worker has it.
-    with web.bound(host, port, share=True):
+    with serving.bound(host, port, share=True):
         _log.info("collector_workers_started", workers=config.workers, port=port)
         return workers.supervise(workers.command(), os.environ | {"RATCHET_COLLECTOR_PORT": str(port)}, config.workers,
                                  stop_s=config.drain_s + 10.0)

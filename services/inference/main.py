@@ -20,7 +20,7 @@ from services.inference.prediction_log import PredictionLog
 from services.inference.predictor import Predictor
 from services.inference.serving import ServedLoop
 from services.inference.settings import Settings
-from shared import loops, settings, web
+from shared import loops, serving, settings
 from shared.kafka import FrameProducer
 from shared.logs import Log, set_up
 from shared.models.encoder import choose_device, limit_threads
@@ -42,7 +42,7 @@ def run() -> None:
     try:
         chosen = settings.read(Settings)
         declared = loops.load(chosen.loops_dir)
-        opened = web.listen(chosen.at.host, chosen.at.port, "RATCHET_INFERENCE_PORT")
+        opened = serving.listen(chosen.at.host, chosen.at.port, "RATCHET_INFERENCE_PORT")
     except (Permanent, InvalidLoop) as exc:
         print(f"ratchet inference: {exc}", file=sys.stderr)
         raise SystemExit(2) from exc
@@ -77,7 +77,7 @@ def run() -> None:
         follower.start()
     try:
         # Without the producer's thread every further prediction would be answered and lost until somebody looks.
-        web.serve(built, opened, doom=lambda: "" if producer.alive() else producer.fault())
+        serving.serve(built, opened, doom=lambda: "" if producer.alive() else producer.fault())
     except Permanent as exc:
         _log.error("inference_must_restart", fault=str(exc))
         sys.exit(1)
