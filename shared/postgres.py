@@ -133,4 +133,3 @@ def _migrations() -> list[tuple[str, str]]:
     folder = resources.files("schemas") / "sql"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
     return [(f.name, f.read_text(encoding="utf-8")) for f in files]
-

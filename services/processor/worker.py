@@ -213,4 +213,3 @@ async def _any(work: list[Awaitable[object]], *, timeout_s: float) -> None:
     for task in done:
         if not task.cancelled() and task.exception():
             _log.warning("leaving_failed", reason=str(task.exception()))
-

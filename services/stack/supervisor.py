@@ -233,7 +233,6 @@ class Supervisor:
                 signal.signal(number, handler)
 
 
-
 def _in_parallel(work: Callable[[T], None], items: Sequence[T]) -> None:
     if items:
         with ThreadPoolExecutor(len(items)) as pool:
@@ -242,4 +241,3 @@ def _in_parallel(work: Callable[[T], None], items: Sequence[T]) -> None:
 
 def _me() -> Identity:
     return identity_of(os.getpid())
-

@@ -79,4 +79,3 @@ class Snapshots:
 
     def _path(self, digest: str) -> Path:
         return self._directory / f"learner-{digest}.safetensors"
-
