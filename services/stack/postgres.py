@@ -20,10 +20,12 @@ from services.stack.process import NEVER, Command, Say, finish
 from shared.ports import HOST
 
 USER = "ratchet"
-# Small enough for a laptop; everything that decides durability keeps its default (fsync, full_page_writes on).
+# Small enough for a laptop; everything that decides durability keeps its default (fsync, full_page_writes on). A busy
+# processor writes 4 KB of WAL per pair, 60 MB/s: with max_wal_size at 256 MB there was a checkpoint every few seconds,
+# after each of which pages are logged whole.
 SETTINGS = {
     "shared_buffers": "64MB", "max_connections": "64", "unix_socket_directories": "", "listen_addresses": HOST,
-    "dynamic_shared_memory_type": "posix", "log_min_messages": "warning", "max_wal_size": "256MB",
+    "dynamic_shared_memory_type": "posix", "log_min_messages": "warning", "max_wal_size": "1GB",
     "timezone": "UTC", "log_timezone": "UTC", "cluster_name": "ratchet", "jit": "off", "password_encryption":
     "scram-sha-256", "io_method": "sync", "track_commit_timestamp": "on",
 }
