@@ -2,9 +2,9 @@
 
 A pair is a prediction (with an embedding of 384 floats) and its feedback: two events. The topics are filled before, in
 frames of 100; every run reads all of them into a database of its own, on the same Kafka and Postgres. What counts is
-what is committed, from the first commit to the last. The peers write the same rows but the features, with inserts that
-step over what is there, which makes of their at-least-once delivery once (``benchmarks/peers/pairs.py``). The ceiling
-stores both topics without joining them.
+what is committed, from the first commit to the last. The peers write the same join and features, with inserts that step
+over what is there, which makes of their at-least-once delivery once (``benchmarks/peers/pairs.py``). The ceiling stores
+both topics without joining them.
 
 ``--backlog 1000000`` and ``--grown 10000000`` measure Ratchet alone: as it works off a long backlog, and beside tables
 that hold so many examples already.

@@ -1,7 +1,7 @@
 """What a careful user of a stream library writes to join pairs in Postgres: one transaction a batch, rows by id.
 
-The libraries deliver at least once, so every insert steps over what is there. That is all: no features, no revisions,
-no numbers without gaps, no waiting rows, no dead letters; so the peers have less to do than Ratchet.
+The libraries deliver at least once, so every insert steps over what is there. That and the features is all: no
+revisions, no deadlines, no numbers without gaps, no dead letters; so the peers have less to do than Ratchet.
 """
 
 from collections.abc import Iterable
@@ -27,10 +27,16 @@ _INSERT = [
     "INSERT INTO predictions SELECT * FROM new_predictions ON CONFLICT DO NOTHING",
     """WITH fresh AS (
            INSERT INTO events SELECT project, id, kind, name, subject, event_time, received_at, body FROM new_events
-           ON CONFLICT DO NOTHING RETURNING project, id)
-       INSERT INTO feedback SELECT 'support-intents', 'correction', n.project, n.id, n.prediction_id, n.label,
-                                   n.subject, n.event_time, n.received_at
-       FROM new_events n JOIN fresh USING (project, id) WHERE n.prediction_id IS NOT NULL""",
+           ON CONFLICT DO NOTHING RETURNING project, id),
+       n AS (SELECT new_events.* FROM new_events JOIN fresh USING (project, id)),
+       said AS (
+           INSERT INTO feedback SELECT 'support-intents', 'correction', project, id, prediction_id, label, subject,
+                                       event_time, received_at FROM n WHERE prediction_id IS NOT NULL)
+       INSERT INTO observations
+       SELECT 'support-intents', 'user', subject, 'activity', event_time, project || '/' || id FROM n
+       UNION ALL
+       SELECT 'support-intents', 'label', label, 'feedback', event_time, project || '/' || id FROM n
+       WHERE prediction_id IS NOT NULL""",
 ]
 # Whichever half came last finds the other. OFFSET 0: from the batch, by index, however old the statistics are.
 _JOIN = """
