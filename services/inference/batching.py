@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
@@ -86,7 +86,7 @@ class Scored:
 class _Request:
     """What the pieces of one request share: once one of them was computed, the others are owed."""
 
-    since_ns: int = field(default_factory=time.monotonic_ns)
+    since_ns: int
     started: bool = False
 
 
@@ -111,10 +111,13 @@ class Batcher:
         max_wait_s: A request that waited longer is refused instead of computed. Under more load than it can carry a
             server without this answers ever later, until every client has given up before its answer comes.
         observe: Called with each batch's size and duration in seconds.
+        clock_ns: Nanoseconds that only grow.
     """
 
     def __init__(self, *, max_batch: int, max_waiting: int, max_wait_s: float, n_workers: int = 1,
-                 observe: Callable[[int, float], None] = lambda n, duration_s: None) -> None:
+                 observe: Callable[[int, float], None] = lambda n, duration_s: None,
+                 clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock_ns = clock_ns
         self._max_batch, self._max_waiting, self._observe = max_batch, max_waiting, observe
         self._max_wait_ns = int(max_wait_s * 1e9)
         self._queue: deque[_Piece] = deque()
@@ -149,7 +152,7 @@ class Batcher:
         if self._n_waiting and self._n_waiting + len(texts) > self._max_waiting:
             raise Transient(f"{self._n_waiting} texts wait already; at most {self._max_waiting} may")
         loop = asyncio.get_running_loop()
-        request = _Request()
+        request = _Request(self._clock_ns())
         pieces = [_Piece(request, model, part, loop.create_future()) for part in cut(texts, self._max_batch)]
         self._queue.extend(pieces)
         self._n_waiting += len(texts)
@@ -171,7 +174,7 @@ class Batcher:
         taken: list[_Piece] = []
         passed: list[_Piece] = []
         room = min(self._max_batch, -(-self._n_waiting // max(1, self._n_free)))
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock_ns()
         while self._queue and room > 0:
             piece = self._queue.popleft()
             if self._is_void(piece, now_ns):
@@ -203,7 +206,7 @@ class Batcher:
                 batch = self._take()
                 if not batch:
                     continue
-                started_ns = time.monotonic_ns()
+                started_ns = self._clock_ns()
                 self._n_free -= 1
                 try:
                     results = await loop.run_in_executor(self._pool, _forward, batch)
@@ -215,7 +218,7 @@ class Batcher:
                     continue
                 finally:
                     self._n_free += 1
-                took_ns = time.monotonic_ns() - started_ns
+                took_ns = self._clock_ns() - started_ns
                 n_texts = sum(len(piece.texts) for piece in batch)
                 for piece, (embeddings, scores) in zip(batch, results, strict=True):
                     if not piece.done.done():

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,8 +68,10 @@ def encoders() -> Encoders:
 async def batcher() -> AsyncIterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
-    def make(max_batch: int = 8, max_waiting: int = 100, max_wait_s: float = 60.0, n_workers: int = 1) -> Batcher:
-        made.append(Batcher(max_batch=max_batch, max_waiting=max_waiting, max_wait_s=max_wait_s, n_workers=n_workers))
+    def make(max_batch: int = 8, max_waiting: int = 100, max_wait_s: float = 60.0, n_workers: int = 1,
+             clock_ns: Callable[[], int] = time.monotonic_ns) -> Batcher:
+        made.append(Batcher(max_batch=max_batch, max_waiting=max_waiting, max_wait_s=max_wait_s, n_workers=n_workers,
+                            clock_ns=clock_ns))
         made[-1].start()
         return made[-1]
 
@@ -148,11 +151,14 @@ async def test_beyond_the_bound_requests_are_refused_at_once(batcher: Callable[.
 
 async def test_who_waited_too_long_is_refused_so_that_newer_requests_are_answered_in_time(
         batcher: Callable[..., Batcher], encoders: Encoders) -> None:
-    running, model = batcher(max_batch=2, max_wait_s=0.5), Fake(encoders, 1)
+    now_s = [0.0]
+    running = batcher(max_batch=2, max_wait_s=0.5, clock_ns=lambda: int(now_s[0] * 1e9))
+    model = Fake(encoders, 1)
     first = asyncio.create_task(_scores(running, model, 1))
     await _taken(running, first)
     old = [asyncio.create_task(_scores(running, model, 2, 3, 4)), asyncio.create_task(_scores(running, model, 5))]
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(0)
+    now_s[0] = 0.6
     new = asyncio.create_task(_scores(running, model, 6))
     await asyncio.sleep(0)
     encoders.gate.set()
