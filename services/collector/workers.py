@@ -107,7 +107,8 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"], stop_s: float) -> int:
             process.kill()
             statuses.append(process.wait())
     _log.info("collector_workers_stopped", statuses=statuses)
-    return _WRONG_SETTING if _WRONG_SETTING in statuses else int(any(statuses))
+    # One that was still starting knew no better than to die of the signal; it had taken nothing.
+    return _WRONG_SETTING if _WRONG_SETTING in statuses else int(not set(statuses) <= {0, -signal.SIGTERM})
 
 
 def command() -> list[str]:
