@@ -40,7 +40,7 @@ DRIVERS = {"collector": ("records", "events"), "kafka": ("records", "items"), "p
            "postgres": ("transactions", "items"), "inference": ("passes", "predictions"),
            "trainer": ("versions", "examples"), "redis": ("versions", "examples")}
 # One loop makes at most so many, whatever comes: the trainer's least time between two updates.
-_VERSIONS_PER_S = 4.0
+_VERSIONS_PER_S = 2.0
 _COUNTERS = {
     "records": ("processor", "ratchet_processor_records_total"),
     "transactions": ("processor", "ratchet_processor_commit_seconds_count"),

@@ -43,7 +43,7 @@ class Options:
     """What ``Settings`` says about one loop's trainer, and where it keeps its files."""
 
     directory: Path
-    update_every_s: float = 0.25
+    update_every_s: float = 0.5
     snapshot_every_s: float = 60.0
     keep_versions: int = 20
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000

@@ -22,7 +22,7 @@ class Settings:
                              "process. On a small machine more would slow serving down.", check=positive)
     n_processes: int = setting("RATCHET_TRAINER_PROCESSES", 0, "Processes that share one fine-tune; 0: one per GPU, "
                                "or one.", check=lambda n: None if 0 <= n <= 64 else f"{n} is not 0 to 64")
-    update_every_s: float = setting("RATCHET_TRAINER_UPDATE_EVERY_S", 0.25, "Least time between the starts of two "
+    update_every_s: float = setting("RATCHET_TRAINER_UPDATE_EVERY_S", 0.5, "Least time between the starts of two "
                                     "updates, in seconds; after one it rests as long as it worked.",
                                     check=positive)
     snapshot_every_s: float = setting("RATCHET_TRAINER_SNAPSHOT_EVERY_S", 60.0, "Least time between two snapshots of "
