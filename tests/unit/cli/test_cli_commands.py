@@ -149,7 +149,9 @@ def test_up_shows_its_addresses_and_keys_to_who_started_it(
 
 @pytest.mark.parametrize("arguments", [["up"], ["up", "--detach"], ["down"], ["status"]])
 def test_a_data_folder_that_cannot_be_is_an_error_in_a_line(
-        arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_DATA_DIR", "")  # `up` sets it for the services; it must not outlive the test
     (tmp_path / "file").touch()
     assert main([*arguments, "--data-dir", str(tmp_path / "file" / "data")]) == 1
     assert capsys.readouterr().err.endswith("Not a directory\n")
