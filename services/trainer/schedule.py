@@ -28,14 +28,15 @@ class Started:
 def next_update_at(every_s: float, began_at: float, ended_at: float, worked_s: float) -> float:
     """When the next update may start.
 
-    The trainer rests as long as it worked: it learns with half of a core at most and leaves the rest to serving.
+    The trainer rests as long as it worked, but no longer than ``every_s``: it learns with half of a core and leaves the
+    rest to serving, and the few updates that take seconds (a fresh solve) are not followed by a pause as long again.
 
     Args:
         every_s: Least time between the starts of two updates; 0: at once, without a rest.
         began_at, ended_at: When the last one began to read and was done, on any clock in seconds.
         worked_s: CPU time that it took; on a busy machine less than passed, where a longer rest would help nobody.
     """
-    return max(began_at + every_s, ended_at + worked_s) if every_s > 0 else ended_at
+    return max(began_at + every_s, ended_at + min(worked_s, every_s))
 
 
 def is_due(training: Training, last: Started, *, now_ms: int, n_learned: int, n_labels: int) -> bool:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import Invalid, Permanent
 from shared.models import analytic
+from shared.models import analytic
 from shared.models.analytic import RidgeHead, features, fit_temperature, projection
 
 DIM, WIDTH, RIDGE = 16, 64, 5.0
@@ -178,7 +179,8 @@ def accuracy(head: RidgeHead, share: float) -> float:
     return float(np.mean([head.labels[i] == label for i, label in zip(best, labels, strict=True)]))
 
 
-def test_noisy_labels_get_a_greater_ridge_and_better_answers() -> None:
+def test_noisy_labels_get_a_greater_ridge_and_better_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analytic, "_FIRST_CHOICE", 300)
     ridges = {}
     for share in (0.0, 0.7):
         fixed, adaptive = (RidgeHead(projection(DIM, 200, 1), ridge=0.1, adaptive=a) for a in (False, True))
@@ -192,9 +194,9 @@ def test_noisy_labels_get_a_greater_ridge_and_better_answers() -> None:
 
 
 def test_an_adaptive_head_is_the_exact_one_of_its_ridge_and_is_restored_with_it() -> None:
-    vectors, labels = noisy(300, 0.7)
+    vectors, labels = noisy(1040, 0.7)
     head = RidgeHead(projection(DIM, 64, 1), ridge=0.1, adaptive=True)
-    for start in range(0, 300, 20):
+    for start in range(0, 1040, 20):
         head.add(vectors[start:start + 20], labels[start:start + 20])
         head.weights()
     restored = RidgeHead.restore(head.snapshot(), head.columns, ridge=0.1, adaptive=True)
@@ -211,7 +213,7 @@ def test_the_ridge_is_chosen_at_geometric_distances(monkeypatch: pytest.MonkeyPa
     chosen: list[int] = []
     choose = head._choose_ridge
     monkeypatch.setattr(head, "_choose_ridge", lambda: (chosen.append(head.n_examples), choose()))
-    vectors, labels = noisy(500, 0.5)
-    for start in range(0, 500, 10):
-        head.add(vectors[start:start + 10], labels[start:start + 10])
-    assert chosen == [50, 80, 120, 180, 270, 410]
+    vectors, labels = noisy(5000, 0.5)
+    for start in range(0, 5000, 50):
+        head.add(vectors[start:start + 50], labels[start:start + 50])
+    assert chosen == [1000, 4000]
