@@ -25,9 +25,9 @@ _BLOCK = 512
 # A fresh solve after so many updated rows. Measured at M = 2,000 to 4,000: after 1,000 rows in blocks of 50 the head
 # is off by a relative 4e-12; the schedule keeps it near that for ever, whatever is added and subtracted.
 _RESOLVE_ROWS = 20_000
-# The ridge is chosen first at so many examples, then whenever they have grown fourfold. A choice that changes it costs a
-# fresh solve and inverse, 3 s at M = 3,000 beside a busy server, in which nothing new is learned: choosing at 50 and at
-# every growth by half cost 5 points of the first 1,500 messages of Banking77 at 50 a second.
+# The ridge is chosen first at so many examples, then whenever they have grown fourfold. A choice that changes it costs
+# a fresh solve and inverse, 3 s at M = 3,000 beside a busy server, in which nothing new is learned: choosing at 50 and
+# at every growth by half cost 5 points of the first 1,500 messages of Banking77 at 50 a second.
 _FIRST_CHOICE, _CHOICE_GROWTH = 1_000, 4.0
 # Tried are the declared ridge and its doublings: the loss is flat around its least, and a coarse grid keeps heads of
 # nearly equal examples equal.

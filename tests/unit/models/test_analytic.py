@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from schemas.errors import Invalid, Permanent
 from shared.models import analytic
-from shared.models import analytic
 from shared.models.analytic import RidgeHead, features, fit_temperature, projection
 
 DIM, WIDTH, RIDGE = 16, 64, 5.0
