@@ -6,7 +6,7 @@ examples, nothing is ever forgotten, and any example can be taken out again. The
 (Woodbury's identity) and solved afresh on a schedule, before rounding errors could show.
 
 How much noise there is in the labels differs by a factor of a hundred between streams, and with it the best ridge: at
-1,500 tweets a ridge of 20 is right for 68 % of new ones, one of 1,000 for 75 %. An adaptive head therefore chooses its
+1,500 tweets a ridge of 20 is right for 69 % of new ones, one of 320 for 75 %. An adaptive head therefore chooses its
 ridge now and then, by generalised cross-validation (Golub, Heath and Wahba, Technometrics 1979) from the sums alone.
 """
 
@@ -32,6 +32,10 @@ _FIRST_CHOICE, _CHOICE_GROWTH = 1_000, 4.0
 # Tried are the declared ridge and its doublings: the loss is flat around its least, and a coarse grid keeps heads of
 # nearly equal examples equal.
 _RIDGES = 2.0 ** np.arange(0, 11)
+# The ridge taken is the least one whose loss is within a quarter of the least: the loss is of squared errors, and with
+# many labels the most answers are right at a weaker ridge. After 4,000 of Banking77 91.1 % are right at the least loss
+# and 91.9 % at the ridge taken; after 1,500 tweets 74.9 % and 75.1 %.
+_NEAR = 1.25
 # From the first so many features: the eigenvalues of 750 take 0.2 s, of 3,000 10 s, and the ridge per feature that
 # they want differs by less than a doubling.
 _CHOICE_WIDTH = 750
@@ -244,7 +248,7 @@ class RidgeHead:
             self._gram[start:, start:end].addmm_(h[:, start:].T, h[:, start:end], alpha=sign)
 
     def _choose_ridge(self) -> None:
-        """Take the ridge with the least generalised cross-validation error; the head is solved afresh if it changed.
+        """Take the least ridge whose generalised cross-validation error is near the least; solve afresh if it changed.
 
         With G = U diag(d) U' and z = U' C, both the residuals and the degrees of freedom of every ridge are sums over
         d and z: no example is looked at again.
@@ -260,7 +264,7 @@ class RidgeHead:
             residual = n - float((z * (eigenvalues + 2 * ridge) / (eigenvalues + ridge) ** 2).sum())
             freedom = float((eigenvalues / (eigenvalues + ridge)).sum())
             losses.append(max(residual, 0.0) / (n - freedom) ** 2)
-        chosen = self._least_ridge * float(_RIDGES[int(np.argmin(losses))])
+        chosen = self._least_ridge * float(_RIDGES[int(np.argmax(np.array(losses) <= _NEAR * min(losses)))])
         if chosen != self.ridge:
             self.ridge, self._inverse, self._factor = chosen, None, None
 
