@@ -110,6 +110,15 @@ def halves(number):
     return prediction, feedback
 
 
+def side_by_side(work, parts):
+    """Run ``work`` of each part in a thread of its own until all have ended, a minute at most."""
+    threads = [threading.Thread(target=work, args=[part], daemon=True) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+
+
 def test_two_workers_that_bring_the_two_halves_at_once_always_join_them(postgres_url):
     n, size = 1200, 40
     pairs = [halves(number) for number in range(n)]
@@ -133,11 +142,7 @@ def test_two_workers_that_bring_the_two_halves_at_once_always_join_them(postgres
         finally:
             sink.close()
 
-    threads = [threading.Thread(target=work, args=[items]) for items in streams_of_workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
+    side_by_side(work, streams_of_workers)
     assert errors == []
     tables = Tables(postgres_url)
     assert tables.value("SELECT count(*) FROM examples") == n
@@ -159,11 +164,7 @@ def test_two_workers_mature_each_prediction_once(postgres_url):
         while (count := sinks[number].mature(now_ms, limit=50)[0]) or done[0] + done[1] < n:
             done[number] += count
 
-    threads = [threading.Thread(target=work, args=[number], daemon=True) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
+    side_by_side(work, (0, 1))
     for sink in sinks:
         sink.close()
     tables = Tables(postgres_url)
@@ -236,11 +237,7 @@ def test_two_workers_orphan_each_feedback_once(postgres_url):
         while (counts := sinks[number].orphan(BASE_MS + 8 * 86_400_000, limit=50))[0] or sum(d[0] for d in done) < n:
             done[number] = done[number][0] + counts[0], done[number][1] + counts[1]
 
-    threads = [threading.Thread(target=work, args=[number], daemon=True) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
+    side_by_side(work, (0, 1))
     for sink in sinks:
         sink.close()
     tables = Tables(postgres_url)
@@ -311,11 +308,7 @@ def test_two_workers_that_bring_the_same_events_at_once_store_them_once(postgres
         finally:
             sink.close()
 
-    threads = [threading.Thread(target=work, args=[part]) for part in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
+    side_by_side(work, (0, 1))
     assert errors == []
     tables = Tables(postgres_url)
     assert tables.value("SELECT count(*) FROM events") == n
