@@ -8,16 +8,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 
 from shared.logs import Log
+from shared.restarts import Pauses
 
 _log = Log(__name__)
 
-FIRST_PAUSE_S, MAX_PAUSE_S, STEADY_S = 0.1, 5.0, 30.0
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
 _LOOK_EVERY_S = 0.1
 _WRONG_SETTING = 2
 _SUPERVISOR, _METRICS = "RATCHET_COLLECTOR_SUPERVISOR", "PROMETHEUS_MULTIPROC_DIR"
@@ -29,7 +30,7 @@ class _Worker:
 
     process: subprocess.Popen[bytes]
     started_s: float
-    pause_s: float = FIRST_PAUSE_S
+    pauses: Pauses = field(default_factory=lambda: Pauses(_FIRST_PAUSE_S, _MAX_PAUSE_S))
     due_s: float | None = None
 
 
@@ -87,11 +88,10 @@ def _look(worker: _Worker, folder: str) -> int | None:
     if worker.due_s is not None or (status := worker.process.poll()) is None:
         return None
     now_s = time.monotonic()
-    if now_s - worker.started_s > STEADY_S:
-        worker.pause_s = FIRST_PAUSE_S
-    _log.error("collector_worker_ended", pid=worker.process.pid, status=status, again_in_s=worker.pause_s)
+    pause_s = worker.pauses.after(now_s - worker.started_s)
+    _log.error("collector_worker_ended", pid=worker.process.pid, status=status, again_in_s=pause_s)
     multiprocess.mark_process_dead(worker.process.pid, folder)  # type: ignore[no-untyped-call]
-    worker.due_s, worker.pause_s = now_s + worker.pause_s, min(MAX_PAUSE_S, worker.pause_s * 2.5)
+    worker.due_s = now_s + pause_s
     return status
 
 

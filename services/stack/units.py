@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from services.stack.plan import Service
 from services.stack.process import Child, Server
+from shared.restarts import Pauses
 
-FIRST_PAUSE_S, MAX_PAUSE_S, STEADY_S = 0.2, 10.0, 30.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Unit:
     what: Server | Service
     child: Child | None = None
     n_restarts: int = 0
-    _pause_s: float = FIRST_PAUSE_S
+    _pauses: Pauses = field(default_factory=lambda: Pauses(FIRST_PAUSE_S, MAX_PAUSE_S))
     _started_at_s: float = 0.0
     _due_at_s: float | None = field(default=None)
 
@@ -43,9 +44,7 @@ class Unit:
         status = self.child.poll()
         if status is None:
             return None
-        if now_s - self._started_at_s > STEADY_S:
-            self._pause_s = FIRST_PAUSE_S
-        self._plan(now_s)
+        self._due_at_s = now_s + self._pauses.after(now_s - self._started_at_s)
         return status
 
     def pause_s(self, now_s: float) -> float:
@@ -63,14 +62,10 @@ class Unit:
         try:
             self.start(now_s)
         except OSError:
-            self._plan(now_s)
+            self._due_at_s = now_s + self._pauses.after(0.0)
             raise
         self.n_restarts += 1
         return True
-
-    def _plan(self, now_s: float) -> None:
-        self._due_at_s = now_s + self._pause_s
-        self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2.5)
 
 
 def why(status: int, describe: Callable[[int], str]) -> str:
