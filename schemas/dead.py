@@ -1,5 +1,7 @@
 """A dead letter: input that can never be processed, with the reason, as written to ``ratchet.dead``."""
 
+import hashlib
+
 import msgspec
 
 
@@ -27,3 +29,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     project: str = ""
     payload: str = ""
     origin: str = ""
+
+
+def letter_id(identity: str) -> str:
+    """Return the id of the dead letter of what this text identifies; the same each time, so that twice is once."""
+    return f"dl_{hashlib.sha256(identity.encode()).hexdigest()[:32]}"

@@ -1,10 +1,9 @@
 """Attribution: which events are feedback, on which prediction, and with which label; pure."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from schemas.dead import DeadLetter
+from schemas.dead import DeadLetter, letter_id
 from schemas.events import Event
 from schemas.loops import Feedback, Loop
 from services.processor import cleaning
@@ -98,8 +97,8 @@ def _kind_of(value: Any) -> str:
 
 def _dead_letter(event: Event, loop: str, kind: str, code: str, path: str, message: str) -> DeadLetter:
     # By the event's identity and not by its offset: the same event sent twice is one dead letter, like every effect.
-    digest = hashlib.sha256(f"{event.project}/{event.id}/{loop}/{kind}".encode()).hexdigest()[:32]
-    return DeadLetter(id=f"dl_{digest}", stage="processor", code=code, path=path, project=event.project,
+    return DeadLetter(id=letter_id(f"{event.project}/{event.id}/{loop}/{kind}"), stage="processor", code=code,
+                      path=path, project=event.project,
                       message=f"feedback {event.id} ({kind} of {loop}): {message}; the event is kept, "
                               "but teaches nothing",
                       time_ms=event.time_ms, origin=f"{event.project}/{event.id}",

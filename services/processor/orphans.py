@@ -1,10 +1,9 @@
 """Orphans: feedback whose prediction did not come while it waited for it; pure."""
 
-import hashlib
 import time
 from typing import NamedTuple
 
-from schemas.dead import DeadLetter
+from schemas.dead import DeadLetter, letter_id
 from schemas.loops import Loop
 from services.processor import cleaning
 
@@ -36,9 +35,9 @@ def dead_letter(orphan: Orphan, loop: Loop | None) -> DeadLetter:
     """
     kind = loop.feedback.get(orphan.kind) if loop else None
     origin = f"{orphan.project}/{orphan.event_id}"
-    digest = hashlib.sha256(f"{origin}/{orphan.loop}/{orphan.kind}/{CODE}".encode()).hexdigest()[:32]
     return DeadLetter(
-        id=f"dl_{digest}", stage="processor", code=CODE, path=kind.prediction if kind else "", project=orphan.project,
+        id=letter_id(f"{origin}/{orphan.loop}/{orphan.kind}/{CODE}"), stage="processor", code=CODE,
+        path=kind.prediction if kind else "", project=orphan.project,
         message=f"feedback {orphan.event_id} ({orphan.kind} of {orphan.loop}) names prediction {orphan.prediction_id}, "
                 f"which had not come by {_moment(orphan.deadline_ms)}: it was lost before it was logged, or its id is "
                 "none of ours; the feedback is kept, and labels the prediction should it still come",

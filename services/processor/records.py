@@ -1,10 +1,9 @@
 """What comes in from Kafka, before anything is known about it, and what it turns out to hold."""
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from schemas.dead import DeadLetter
+from schemas.dead import DeadLetter, letter_id
 from schemas.errors import Invalid
 from schemas.events import Event
 from schemas.predictions import Prediction
@@ -72,7 +71,7 @@ def dead_letter(record: Record, index: str, fault: Invalid, payload: str, *, pro
     Args:
         index: Which item of the record.
     """
-    digest = hashlib.sha256(f"{record.origin}/{index}".encode()).hexdigest()[:32]
-    return DeadLetter(id=f"dl_{digest}", stage="processor", code=fault.code, path=cleaning.text(fault.path),
+    return DeadLetter(id=letter_id(f"{record.origin}/{index}"), stage="processor", code=fault.code,
+                      path=cleaning.text(fault.path),
                       message=cleaning.text(str(fault)), time_ms=cleaning.time_ms(record.time_ms),
                       project=cleaning.text(project), payload=cleaning.cut(payload), origin=record.origin)
